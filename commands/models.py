@@ -1,0 +1,137 @@
+"""A command says what to do; a delivery holds its state for one enrollment."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from devices.models import Enrollment
+
+
+class CommandSource(models.TextChoices):
+    ADMIN = "ADMIN", _("administrator")
+    API = "API", _("API")
+    CLI = "CLI", _("command line")
+    SERVER = "SERVER", _("server")
+
+
+class Command(models.Model):
+    """What to do, for one or many enrollments. ``uuid`` is the CommandUUID that devices see."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    request_type = models.CharField(_("command"), max_length=80, db_index=True)
+    payload_sealed = models.BinaryField(
+        editable=False,
+        help_text="XML plist of the Command dictionary, sealed with context commands.command.payload:<uuid>",
+    )
+    at_most_once = models.BooleanField(
+        _("at most once"),
+        default=False,
+        help_text=_("Never handed out a second time unless an administrator says so."),
+    )
+    source = models.CharField(_("source"), max_length=6, choices=CommandSource.choices)
+    created_by = models.CharField(_("created by"), max_length=200, blank=True)
+    created_at = models.DateTimeField(_("created"), db_index=True)
+    not_before = models.DateTimeField(_("not before"), null=True, blank=True)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    cancelled_at = models.DateTimeField(_("cancelled"), null=True, blank=True)
+    targets = models.PositiveIntegerField(_("targets"), default=0)
+
+    class Meta:
+        verbose_name = _("command")
+        verbose_name_plural = _("commands")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.request_type
+
+
+class DeliveryState(models.TextChoices):
+    QUEUED = "QUEUED", _("queued")
+    SENT = "SENT", _("sent, waiting for the answer")
+    NOT_NOW = "NOT_NOW", _("device is busy, will be tried again")
+    UNCERTAIN = "UNCERTAIN", _("handed out once, no answer: an administrator decides")
+    ACKNOWLEDGED = "ACKNOWLEDGED", _("done")
+    ERROR = "ERROR", _("error")
+    FORMAT_ERROR = "FORMAT_ERROR", _("the device calls the command malformed")
+    EXPIRED = "EXPIRED", _("expired")
+    CANCELLED = "CANCELLED", _("cancelled")
+
+
+OUTSTANDING = (DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.NOT_NOW)
+
+
+class CommandDelivery(models.Model):
+    """One command for one enrollment. ``id`` comes from a database sequence: it is the order of delivery."""
+
+    command = models.ForeignKey(
+        Command, on_delete=models.CASCADE, related_name="deliveries", verbose_name=_("command")
+    )
+    enrollment = models.ForeignKey(
+        Enrollment,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        verbose_name=_("enrollment"),
+        db_index=False,
+    )
+    epoch = models.PositiveIntegerField(_("epoch"), default=1)
+    state = models.CharField(
+        _("state"), max_length=12, choices=DeliveryState.choices, default=DeliveryState.QUEUED
+    )
+    reason = models.CharField(_("reason"), max_length=300, blank=True)
+    sent_count = models.PositiveIntegerField(_("times sent"), default=0)
+    sent_at = models.DateTimeField(_("sent"), null=True, blank=True)
+    not_now_at = models.DateTimeField(_("NotNow at"), null=True, blank=True)
+    not_now_count = models.PositiveIntegerField(_("times NotNow"), default=0)
+    completed_at = models.DateTimeField(_("completed"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["enrollment", "command"], name="delivery_command_once_per_enrollment"
+            )
+        ]
+        indexes = [
+            # The queue: its size is what is outstanding, not what ever was.
+            models.Index(
+                fields=["enrollment", "id"],
+                condition=models.Q(state__in=["QUEUED", "SENT", "NOT_NOW"]),
+                name="delivery_outstanding",
+            ),
+            models.Index(fields=["command", "state"], name="delivery_progress"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.command} → {self.enrollment}"
+
+
+class CommandResult(models.Model):
+    """What the device answered at last. One row per finished delivery."""
+
+    delivery = models.OneToOneField(
+        CommandDelivery,
+        on_delete=models.CASCADE,
+        related_name="result",
+        primary_key=True,
+        verbose_name=_("delivery"),
+    )
+    uuid = models.UUIDField(default=uuid.uuid4, editable=False)
+    status = models.CharField(_("status"), max_length=20)
+    report_sealed = models.BinaryField(
+        editable=False,
+        help_text="zlib of the XML property list, sealed with context commands.commandresult.report:<uuid>",
+    )
+    error_chain = models.JSONField(_("errors"), default=list, blank=True)
+    received_at = models.DateTimeField(_("received"))
+
+    class Meta:
+        verbose_name = _("result")
+        verbose_name_plural = _("results")
+
+    def __str__(self) -> str:
+        return f"{self.delivery}: {self.status}"

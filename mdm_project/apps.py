@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class MdmProjectConfig(AppConfig):
+    name = "mdm_project"

@@ -1,0 +1,68 @@
+"""Two doors of one project (design, decision 4).
+
+Devices enter by :class:`DeviceDoor`: no session, no CSRF, no messages, no cookies, a URLconf of its own and
+the answers of a protocol. People enter by Django's ordinary handler with the middleware of the settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import Resolver404, get_resolver
+
+logger = logging.getLogger(__name__)
+
+DEVICE_PATHS = re.compile(r"/(mdm|scep|pki)(/|$)|/enroll/[^/]+/ota$|/(healthz|readyz|metrics)$")
+
+
+class DeviceDoor(WSGIHandler):
+    """Resolves ``settings.DEVICE_URLCONF`` and calls the view; nothing else stands between."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """No middleware of the settings: the view is called by :func:`respond`."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = respond
+
+
+def respond(request: HttpRequest) -> HttpResponse:
+    """Resolve and call the view. A fault is a 5xx with an empty body, never a 401 and never a page."""
+    try:
+        match = get_resolver(settings.DEVICE_URLCONF).resolve(request.path_info)
+        request.resolver_match = match
+        response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+    except (Resolver404, Http404):
+        response = HttpResponse(status=404, content_type="text/plain")
+    except RequestDataTooBig:
+        response = HttpResponse(status=413, content_type="text/plain")
+    except DisallowedHost:
+        response = HttpResponse(status=400, content_type="text/plain")
+    except OperationalError:
+        logger.exception("database unavailable at %s", request.path)
+        response = HttpResponse(status=503, content_type="text/plain", headers={"Retry-After": "30"})
+    except Exception:
+        logger.exception("fault at %s", request.path)
+        response = HttpResponse(status=500, content_type="text/plain")
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+class Doors:
+    """The WSGI application: picks the door by path."""
+
+    def __init__(self) -> None:
+        self.devices = DeviceDoor()
+        self.people = WSGIHandler()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        door = self.devices if DEVICE_PATHS.match(environ.get("PATH_INFO", "")) else self.people
+        return door(environ, start_response)

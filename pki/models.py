@@ -1,0 +1,267 @@
+"""Issuers, their keys and certificates, the certificates they issued, and their CRLs."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Purpose(models.TextChoices):
+    """What a certificate may be used for; checked wherever one is presented."""
+
+    OTA_IDENTITY = "OTA_IDENTITY", _("over-the-air enrolment")
+    MDM_IDENTITY = "MDM_IDENTITY", _("device identity")
+    PROFILE_SIGNING = "PROFILE_SIGNING", _("profile signing")
+    SCEP_RECIPIENT = "SCEP_RECIPIENT", _("SCEP recipient")
+    OCSP_SIGNING = "OCSP_SIGNING", _("OCSP signing")
+    SERVER_TLS = "SERVER_TLS", _("server TLS")
+
+
+class IssuerKind(models.TextChoices):
+    ROOT = "ROOT", _("root of our own")
+    SUBORDINATE = "SUBORDINATE", _("subordinate of an issuer of ours")
+    EXTERNAL = "EXTERNAL", _("subordinate of an external root")
+    TRUST_ONLY = "TRUST_ONLY", _("trusted only: issued elsewhere")
+
+
+class IssuerState(models.TextChoices):
+    ACTIVE = "ACTIVE", _("active")
+    RETIRED = "RETIRED", _("retired")
+    REVOKED = "REVOKED", _("revoked")
+
+
+class Issuer(models.Model):
+    """A certificate authority: a name that stays while keys and certificates come and go."""
+
+    slug = models.SlugField(
+        _("short name"), unique=True, help_text=_("Part of addresses: /scep/<short name>/")
+    )
+    name = models.CharField(_("name"), max_length=200)
+    kind = models.CharField(_("kind"), max_length=12, choices=IssuerKind.choices, default=IssuerKind.ROOT)
+    state = models.CharField(
+        _("state"), max_length=8, choices=IssuerState.choices, default=IssuerState.ACTIVE
+    )
+    trusted_for = models.JSONField(
+        _("trusted for"), default=list, help_text=_("Purposes for which its certificates are accepted.")
+    )
+    leaf_validity_days = models.PositiveIntegerField(_("days that a certificate is valid"), default=730)
+    crl_validity_days = models.PositiveIntegerField(_("days that a CRL is valid"), default=7)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("issuer")
+        verbose_name_plural = _("issuers")
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IssuerKeyState(models.TextChoices):
+    NEXT = "NEXT", _("next")
+    CURRENT = "CURRENT", _("current")
+    PREVIOUS = "PREVIOUS", _("previous, still trusted")
+    CLOSED = "CLOSED", _("closed")
+
+
+class IssuerKey(models.Model):
+    """One key generation of an issuer. Renewal keeps it, re-key adds one."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    issuer = models.ForeignKey(
+        Issuer, on_delete=models.PROTECT, related_name="keys", verbose_name=_("issuer")
+    )
+    generation = models.PositiveIntegerField(_("generation"), default=1)
+    state = models.CharField(
+        _("state"), max_length=8, choices=IssuerKeyState.choices, default=IssuerKeyState.CURRENT
+    )
+    algorithm = models.CharField(_("algorithm"), max_length=20)
+    private_key_sealed = models.BinaryField(
+        null=True,
+        editable=False,
+        help_text="PKCS #8 DER, sealed with context pki.issuerkey.private_key:<uuid>",
+    )
+    public_key = models.BinaryField(editable=False, help_text="SubjectPublicKeyInfo, DER")
+    key_identifier = models.BinaryField(editable=False, max_length=20, help_text="subjectKeyIdentifier")
+    crl_number = models.PositiveBigIntegerField(_("last CRL number"), default=0)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    activate_at = models.DateTimeField(_("activate at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("issuer key")
+        verbose_name_plural = _("issuer keys")
+        ordering = ["issuer", "-generation"]
+        constraints = [
+            models.UniqueConstraint(fields=["issuer", "generation"], name="issuer_key_generation"),
+            models.UniqueConstraint(
+                fields=["issuer"], condition=models.Q(state="CURRENT"), name="issuer_one_current_key"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.issuer.slug} {self.generation}"
+
+
+class IssuerCertificateKind(models.TextChoices):
+    SELF_SIGNED = "SELF_SIGNED", _("self-signed")
+    SUBORDINATE = "SUBORDINATE", _("issued by another CA")
+    OLD_WITH_NEW = "OLD_WITH_NEW", _("link: old key signed by new")
+    NEW_WITH_OLD = "NEW_WITH_OLD", _("link: new key signed by old")
+
+
+class IssuerCertificate(models.Model):
+    """A CA certificate for one issuer key. Several over time: renewals and links."""
+
+    issuer_key = models.ForeignKey(
+        IssuerKey, on_delete=models.PROTECT, related_name="certificates", verbose_name=_("issuer key")
+    )
+    kind = models.CharField(_("kind"), max_length=12, choices=IssuerCertificateKind.choices)
+    is_current = models.BooleanField(
+        _("current"), default=True, help_text=_("The one handed out for this key.")
+    )
+    der = models.BinaryField(editable=False)
+    chain = models.BinaryField(
+        editable=False,
+        default=b"",
+        help_text="PEM certificates above it up to an external root, nearest first",
+    )
+    subject = models.CharField(_("subject"), max_length=500)
+    serial_number = models.CharField(_("serial number"), max_length=40)
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    not_before = models.DateTimeField(_("valid from"))
+    not_after = models.DateTimeField(_("valid until"))
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("issuer certificate")
+        verbose_name_plural = _("issuer certificates")
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["issuer_key"],
+                condition=models.Q(is_current=True, kind__in=["SELF_SIGNED", "SUBORDINATE"]),
+                name="issuer_key_one_current_certificate",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subject} ({self.serial_number})"
+
+
+class CertificateStatus(models.TextChoices):
+    ISSUED = "ISSUED", _("issued")
+    SUPERSEDED = "SUPERSEDED", _("superseded")
+    REVOKED = "REVOKED", _("revoked")
+
+
+class RevocationReason(models.TextChoices):
+    """RFC 5280 section 5.3.1, by its names there."""
+
+    UNSPECIFIED = "unspecified", _("unspecified")
+    KEY_COMPROMISE = "keyCompromise", _("key compromise")
+    CA_COMPROMISE = "cACompromise", _("CA compromise")
+    AFFILIATION_CHANGED = "affiliationChanged", _("affiliation changed")
+    SUPERSEDED = "superseded", _("superseded")
+    CESSATION = "cessationOfOperation", _("cessation of operation")
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn", _("privilege withdrawn")
+
+
+class Certificate(models.Model):
+    """An issued certificate, or one of a trusted foreign issuer that a device presented.
+
+    ``binding`` is an opaque reference: the enrollment session for which it was issued. Higher apps give it
+    and read it; nothing here knows what it means.
+    """
+
+    issuer_key = models.ForeignKey(
+        IssuerKey, on_delete=models.PROTECT, related_name="issued", verbose_name=_("issuer key")
+    )
+    serial_number = models.CharField(_("serial number"), max_length=40, help_text=_("Hexadecimal."))
+    purpose = models.CharField(_("purpose"), max_length=20, choices=Purpose.choices)
+    status = models.CharField(
+        _("status"), max_length=10, choices=CertificateStatus.choices, default=CertificateStatus.ISSUED
+    )
+    foreign = models.BooleanField(
+        _("issued elsewhere"), default=False, help_text=_("Presented by a device, issued by a trusted CA.")
+    )
+    subject = models.CharField(_("subject"), max_length=500)
+    subject_alternative_name = models.CharField(_("alternative names"), max_length=500, blank=True)
+    der = models.BinaryField(editable=False)
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    public_key_sha256 = models.CharField(_("SHA-256 of the public key"), max_length=64, db_index=True)
+    not_before = models.DateTimeField(_("valid from"))
+    not_after = models.DateTimeField(_("valid until"), db_index=True)
+    binding = models.UUIDField(_("binding"), null=True, blank=True, db_index=True)
+    renewed_from = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="renewals",
+        verbose_name=_("renewed from"),
+    )
+    first_used_at = models.DateTimeField(_("first used"), null=True, blank=True)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+    revocation_reason = models.CharField(
+        _("reason"), max_length=20, choices=RevocationReason.choices, blank=True
+    )
+    created_at = models.DateTimeField(_("issued"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("certificate")
+        verbose_name_plural = _("certificates")
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["issuer_key", "serial_number"], name="certificate_serial_once")
+        ]
+        indexes = [
+            models.Index(
+                fields=["issuer_key"], condition=models.Q(status="REVOKED"), name="certificate_revoked"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subject} ({self.serial_number})"
+
+
+class HeldKey(models.Model):
+    """The private key of a certificate that this server itself uses (profile signing, TLS, OCSP, SCEP)."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    certificate = models.OneToOneField(
+        Certificate, on_delete=models.PROTECT, related_name="held_key", verbose_name=_("certificate")
+    )
+    private_key_sealed = models.BinaryField(
+        editable=False, help_text="PKCS #8 DER, sealed with context pki.heldkey.private_key:<uuid>"
+    )
+
+    class Meta:
+        verbose_name = _("held key")
+        verbose_name_plural = _("held keys")
+
+    def __str__(self) -> str:
+        return str(self.certificate)
+
+
+class Crl(models.Model):
+    """A published CRL; numbers of one issuer key only rise."""
+
+    issuer_key = models.ForeignKey(
+        IssuerKey, on_delete=models.PROTECT, related_name="crls", verbose_name=_("issuer key")
+    )
+    number = models.PositiveBigIntegerField(_("number"))
+    this_update = models.DateTimeField(_("this update"))
+    next_update = models.DateTimeField(_("next update"))
+    der = models.BinaryField(editable=False)
+    entries = models.PositiveIntegerField(_("entries"))
+
+    class Meta:
+        verbose_name = _("CRL")
+        verbose_name_plural = _("CRLs")
+        ordering = ["-number"]
+        constraints = [models.UniqueConstraint(fields=["issuer_key", "number"], name="crl_number_once")]
+
+    def __str__(self) -> str:
+        return f"{self.issuer_key} CRL {self.number}"

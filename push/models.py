@@ -1,0 +1,96 @@
+"""Push certificates, and one row per enrollment that says whether a push is due."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from devices.models import Enrollment
+
+
+class PushCertificateState(models.TextChoices):
+    REQUESTED = "REQUESTED", _("request made, certificate not yet imported")
+    ACTIVE = "ACTIVE", _("active")
+    REPLACED = "REPLACED", _("replaced")
+
+
+class PushCertificate(models.Model):
+    """An APNs client certificate: its topic decides which devices it can wake."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    state = models.CharField(
+        _("state"),
+        max_length=10,
+        choices=PushCertificateState.choices,
+        default=PushCertificateState.REQUESTED,
+    )
+    topic = models.CharField(_("topic"), max_length=200, blank=True)
+    common_name = models.CharField(_("name"), max_length=200, blank=True)
+    serial_number = models.CharField(_("serial number"), max_length=40, blank=True)
+    not_before = models.DateTimeField(_("valid from"), null=True, blank=True)
+    not_after = models.DateTimeField(_("valid until"), null=True, blank=True)
+    csr = models.BinaryField(editable=False, default=b"", help_text="PKCS #10, DER")
+    der = models.BinaryField(editable=False, default=b"", help_text="certificate, DER")
+    chain = models.BinaryField(editable=False, default=b"", help_text="PEM certificates above it")
+    private_key_sealed = models.BinaryField(
+        editable=False, help_text="PKCS #8 DER, sealed with context push.pushcertificate.private_key:<uuid>"
+    )
+    held_reason = models.CharField(
+        _("why pushes are held"), max_length=300, blank=True, help_text=_("APNs refused this certificate.")
+    )
+    held_at = models.DateTimeField(_("held since"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("push certificate")
+        verbose_name_plural = _("push certificates")
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["topic"],
+                condition=models.Q(state="ACTIVE"),
+                name="push_certificate_one_active_per_topic",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.topic or str(_("push certificate request"))
+
+
+class PushState(models.TextChoices):
+    IDLE = "IDLE", _("nothing to do")
+    DUE = "DUE", _("due")
+    HELD = "HELD", _("held: the push certificate does not work")
+
+
+class PushRequest(models.Model):
+    """The outbox: at most one push is pending per enrollment. The row is reused for ever."""
+
+    enrollment = models.OneToOneField(
+        Enrollment,
+        on_delete=models.CASCADE,
+        related_name="push",
+        primary_key=True,
+        verbose_name=_("enrollment"),
+    )
+    state = models.CharField(_("state"), max_length=5, choices=PushState.choices, default=PushState.IDLE)
+    due_at = models.DateTimeField(_("due"), null=True, blank=True)
+    requested_at = models.DateTimeField(_("requested"), null=True, blank=True)
+    lease_until = models.DateTimeField(_("leased until"), null=True, blank=True)
+    lease_owner = models.UUIDField(null=True, blank=True, editable=False)
+    attempts = models.PositiveIntegerField(_("attempts since it last connected"), default=0)
+    last_sent_at = models.DateTimeField(_("last sent"), null=True, blank=True)
+    last_result = models.CharField(_("last answer"), max_length=200, blank=True)
+    last_apns_id = models.UUIDField(_("apns-id"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("push")
+        verbose_name_plural = _("pushes")
+        indexes = [
+            models.Index(fields=["due_at"], condition=models.Q(state="DUE"), name="push_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.enrollment}: {self.get_state_display()}"

@@ -1,0 +1,78 @@
+"""Authenticated encryption of secrets at rest (AES-256-GCM, RFC 5116).
+
+A sealed value is ``version (1) | key id (4) | nonce (12) | ciphertext and tag``. The additional
+authenticated data is the *context*, a string that names the row and the field: a ciphertext that was
+copied into another row or another field does not open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+VERSION = b"\x01"
+KEY_SIZE = 32
+KEY_ID_SIZE = 4
+NONCE_SIZE = 12
+
+
+class SealError(Exception):
+    """A sealed value could not be opened: unknown key, other context, or altered bytes."""
+
+
+def key_id(key: bytes) -> bytes:
+    """The public name of a key: the first 4 bytes of SHA-256 over a label and the key."""
+    return hashlib.sha256(b"bramley key id\0" + key).digest()[:KEY_ID_SIZE]
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """Keys of 32 bytes. The first one seals; all of them open."""
+
+    keys: Sequence[bytes] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ValueError("a key ring needs at least one key")
+        for key in self.keys:
+            if len(key) != KEY_SIZE:
+                raise ValueError("an encryption key has 32 bytes")
+
+    def seal(self, plaintext: bytes, *, context: str, nonce: bytes) -> bytes:
+        """Encrypt ``plaintext`` under the first key, bound to ``context``. ``nonce``: 12 random bytes."""
+        if len(nonce) != NONCE_SIZE:
+            raise ValueError("a nonce has 12 bytes")
+        key = self.keys[0]
+        return VERSION + key_id(key) + nonce + AESGCM(key).encrypt(nonce, plaintext, context.encode())
+
+    def unseal(self, sealed: bytes, *, context: str) -> bytes:
+        """Decrypt a value that :meth:`seal` made with the same context. Raises :class:`SealError`."""
+        header = len(VERSION) + KEY_ID_SIZE
+        if sealed[: len(VERSION)] != VERSION or len(sealed) < header + NONCE_SIZE:
+            raise SealError("not a sealed value")
+        wanted = sealed[len(VERSION) : header]
+        nonce, ciphertext = sealed[header : header + NONCE_SIZE], sealed[header + NONCE_SIZE :]
+        for key in self.keys:
+            if key_id(key) == wanted:
+                try:
+                    return AESGCM(key).decrypt(nonce, ciphertext, context.encode())
+                except InvalidTag:
+                    raise SealError("the value was altered or belongs to another field") from None
+        raise SealError("sealed with a key that is not in the key ring")
+
+    def sealed_with_first_key(self, sealed: bytes) -> bool:
+        """Whether a value needs no re-sealing after a rotation."""
+        return sealed[len(VERSION) : len(VERSION) + KEY_ID_SIZE] == key_id(self.keys[0])
+
+    def keyed_hashes(self, value: bytes, *, purpose: str) -> list[bytes]:
+        """HMAC-SHA256 of ``value`` under every key, the current one first (32 bytes each)."""
+        return [hmac.new(_derive(key, purpose), value, hashlib.sha256).digest() for key in self.keys]
+
+
+def _derive(key: bytes, purpose: str) -> bytes:
+    return hmac.new(key, b"bramley keyed hash\0" + purpose.encode(), hashlib.sha256).digest()
