@@ -1,0 +1,273 @@
+"""What an enrolment profile holds, in Apple's keys: root certificate, SCEP, MDM, and the top level.
+
+Pure builders: certificates as DER, names and addresses in, dictionaries and an XML property list out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import plistlib
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Payload = dict[str, Any]
+Name = tuple[tuple[str, str], ...]
+
+SERVER_CAPABILITIES = ("com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken")
+SIGN_AND_ENCRYPT = 5
+RSA_BITS = 2048
+IDENTIFIER = "org.bramley.enrollment"
+
+# Attribute names that the SCEP payload takes as they are; others go by their number.
+SCEP_SUBJECT_NAMES = frozenset({"C", "L", "ST", "O", "OU", "CN"})
+SUBJECT_OIDS = {"serialNumber": "2.5.4.5", "UID": "0.9.2342.19200300.100.1.1"}
+
+# XML 1.0 has no place for these, and plistlib refuses some of them.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a person reads on the device before and after installing."""
+
+    display_name: str
+    organization: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the device goes, as absolute URLs."""
+
+    scep: str
+    server: str
+    check_in: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How the device gets its certificate: subject asked for and the one-time challenge."""
+
+    name: str
+    subject: Name
+    challenge: str
+
+
+@dataclass(frozen=True)
+class Management:
+    """What the MDM payload allows."""
+
+    topic: str
+    access_rights: int
+    check_out_when_removed: bool
+
+
+def clean(text: str) -> str:
+    """``text`` without what a property list cannot hold, with line ends as LF."""
+    return _NOT_IN_XML.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def direct_profile(
+    *,
+    profile_uuid: uuid.UUID,
+    session_uuid: uuid.UUID,
+    texts: Texts,
+    chain: Sequence[bytes],
+    identity: Identity,
+    addresses: Addresses,
+    management: Management,
+) -> bytes:
+    """The direct enrolment profile as an XML property list.
+
+    ``chain`` is DER: the issuing CA first, its root last (one certificate where the CA is a root).
+    ``profile_uuid`` stays the same for an enrolment profile, so that a later download replaces an earlier
+    one; ``session_uuid`` makes every payload of one download its own.
+    """
+    base = f"{IDENTIFIER}.{profile_uuid}"
+    scep_uuid = payload_uuid(session_uuid, "scep")
+    content = [
+        certificate_payload(
+            der,
+            is_root=position == len(chain) - 1,
+            identifier=f"{base}.ca.{len(chain) - position}",
+            payload_uuid=payload_uuid(session_uuid, f"ca {position}"),
+            organization=texts.organization,
+        )
+        for position, der in reversed(list(enumerate(chain)))
+    ]
+    content.append(
+        scep_payload(
+            identity,
+            url=addresses.scep,
+            ca_certificate=chain[0],
+            identifier=f"{base}.scep",
+            payload_uuid=scep_uuid,
+            organization=texts.organization,
+        )
+    )
+    content.append(
+        mdm_payload(
+            management,
+            addresses=addresses,
+            identity_uuid=scep_uuid,
+            identifier=f"{base}.mdm",
+            payload_uuid=payload_uuid(session_uuid, "mdm"),
+            organization=texts.organization,
+        )
+    )
+    return encode(
+        configuration(
+            content,
+            texts=texts,
+            identifier=base,
+            payload_uuid=payload_uuid(session_uuid, "configuration"),
+        )
+    )
+
+
+def payload_uuid(session: uuid.UUID, part: str) -> str:
+    """A PayloadUUID: the same for the same part of the same session, unlike any other."""
+    return str(uuid.uuid5(session, part)).upper()
+
+
+def certificate_payload(
+    der: bytes, *, is_root: bool, identifier: str, payload_uuid: str, organization: str
+) -> Payload:
+    """A trust anchor (``com.apple.security.root``) or a CA below one (``com.apple.security.pkcs1``)."""
+    return {
+        **_head(
+            "com.apple.security.root" if is_root else "com.apple.security.pkcs1",
+            identifier,
+            payload_uuid,
+            "Certificate authority" if is_root else "Intermediate certificate authority",
+            organization,
+        ),
+        "PayloadDescription": "Lets the device trust this management server.",
+        "PayloadCertificateFileName": "root.cer" if is_root else "intermediate.cer",
+        "PayloadContent": der,
+    }
+
+
+def scep_payload(
+    identity: Identity,
+    *,
+    url: str,
+    ca_certificate: bytes,
+    identifier: str,
+    payload_uuid: str,
+    organization: str,
+) -> Payload:
+    """``com.apple.security.scep``: a 2048 bit RSA key made on the device, for signing and decrypting.
+
+    CAFingerprint is the SHA-256 of the issuing CA's certificate: its length tells the device which digest it
+    is, and it makes the answer to GetCACert worth believing over plain HTTP.
+    """
+    return {
+        **_head("com.apple.security.scep", identifier, payload_uuid, "Device identity", organization),
+        "PayloadDescription": "Gets a certificate that proves which device this is.",
+        "PayloadContent": {
+            "URL": url,
+            "Name": clean(identity.name),
+            "Subject": [[[_scep_attribute(kind), clean(value)]] for kind, value in identity.subject],
+            "Challenge": identity.challenge,
+            "Keysize": RSA_BITS,
+            "Key Type": "RSA",
+            "Key Usage": SIGN_AND_ENCRYPT,
+            "CAFingerprint": hashlib.sha256(ca_certificate).digest(),
+            "Retries": 3,
+            "RetryDelay": 10,
+            "KeyIsExtractable": False,
+            "AllowAllAppsAccess": False,
+        },
+    }
+
+
+def mdm_payload(
+    management: Management,
+    *,
+    addresses: Addresses,
+    identity_uuid: str,
+    identifier: str,
+    payload_uuid: str,
+    organization: str,
+) -> Payload:
+    """``com.apple.mdm``: every message is signed with the identity of the payload ``identity_uuid``."""
+    return {
+        **_head("com.apple.mdm", identifier, payload_uuid, "Device management", organization),
+        "PayloadDescription": "Lets the organisation manage this device.",
+        "IdentityCertificateUUID": identity_uuid,
+        "Topic": clean(management.topic),
+        "ServerURL": addresses.server,
+        "CheckInURL": addresses.check_in,
+        "SignMessage": True,
+        "AccessRights": management.access_rights,
+        "CheckOutWhenRemoved": management.check_out_when_removed,
+        "ServerCapabilities": list(SERVER_CAPABILITIES),
+    }
+
+
+def configuration(content: Sequence[Payload], *, texts: Texts, identifier: str, payload_uuid: str) -> Payload:
+    """The top level. System scope: on a Mac, management belongs to the machine, not to a user."""
+    top = {
+        **_head("Configuration", identifier, payload_uuid, texts.display_name, texts.organization),
+        "PayloadScope": "System",
+        "PayloadContent": list(content),
+    }
+    if texts.description:
+        top["PayloadDescription"] = clean(texts.description)
+    return top
+
+
+def encode(configuration: Payload) -> bytes:
+    """The XML property list of a profile, keys in the order given."""
+    return plistlib.dumps(configuration, fmt=plistlib.FMT_XML, sort_keys=False)
+
+
+def verify_access_rights(rights: int) -> int:
+    """``rights``, where a device takes them (AccessRights). Raises ValueError in plain words."""
+    if not 0 < rights <= ALL_RIGHTS:
+        raise ValueError("Choose at least one right.")
+    for right, needs in NEEDS.items():
+        if rights & right and not rights & needs:
+            raise ValueError(f"“{RIGHTS[right]}” needs “{RIGHTS[needs]}”.")
+    return rights
+
+
+# The bits of AccessRights, in the words of the MDM payload's reference.
+RIGHTS: dict[int, str] = {
+    1: "inspect installed profiles",
+    2: "install and remove profiles",
+    4: "lock the device and remove its passcode",
+    8: "erase the device",
+    16: "ask for device information",
+    32: "ask for network information",
+    64: "inspect provisioning profiles",
+    128: "install and remove provisioning profiles",
+    256: "ask for installed apps",
+    512: "ask for restrictions",
+    1024: "ask for security information",
+    2048: "change settings",
+    4096: "manage apps",
+}
+NEEDS = {2: 1, 128: 64}
+ALL_RIGHTS = sum(RIGHTS)
+
+
+def _head(payload_type: str, identifier: str, payload_uuid: str, name: str, organization: str) -> Payload:
+    head: Payload = {
+        "PayloadType": payload_type,
+        "PayloadVersion": 1,
+        "PayloadIdentifier": identifier,
+        "PayloadUUID": payload_uuid,
+        "PayloadDisplayName": clean(name),
+    }
+    if organization:
+        head["PayloadOrganization"] = clean(organization)
+    return head
+
+
+def _scep_attribute(kind: str) -> str:
+    return kind if kind in SCEP_SUBJECT_NAMES else SUBJECT_OIDS.get(kind, kind)
