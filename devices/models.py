@@ -161,6 +161,12 @@ class Enrollment(models.Model):
             models.UniqueConstraint(
                 fields=["parent", "user_id"], condition=models.Q(channel="USER"), name="enrollment_user_once"
             ),
+            # One way in, one device: what a session's certificate enrolled, no other device can claim.
+            models.UniqueConstraint(
+                fields=["binding"],
+                condition=models.Q(channel="DEVICE", binding__isnull=False),
+                name="enrollment_binding_once",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -199,16 +205,23 @@ class Identity(models.Model):
 
 
 class CheckinReceipt(models.Model):
-    """Digest of an accepted check-in that changed state: the same bytes again change nothing."""
+    """Digest of an accepted check-in that changed state: the same bytes again change nothing.
+
+    ``epoch`` is that of the enrollment when it was accepted: a device that authenticated anew may well send
+    the very TokenUpdate of its earlier life, and must not be left without a push token for it.
+    """
 
     enrollment = models.ForeignKey(Enrollment, on_delete=models.CASCADE, related_name="receipts")
+    epoch = models.PositiveIntegerField(default=1)
     digest = models.BinaryField(max_length=32, help_text="SHA-256 of the body")
     received_at = models.DateTimeField()
 
     class Meta:
         verbose_name = _("check-in receipt")
         verbose_name_plural = _("check-in receipts")
-        constraints = [models.UniqueConstraint(fields=["enrollment", "digest"], name="checkin_receipt_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["enrollment", "digest", "epoch"], name="checkin_receipt_once")
+        ]
 
     def __str__(self) -> str:
         return bytes(self.digest).hex()[:16]
@@ -243,6 +256,7 @@ class EscrowedSecret(models.Model):
         verbose_name = _("escrowed secret")
         verbose_name_plural = _("escrowed secrets")
         ordering = ["-id"]
+        permissions = [("reveal_escrowedsecret", "Can reveal escrowed secrets")]
         constraints = [
             models.UniqueConstraint(
                 fields=["enrollment", "kind"],

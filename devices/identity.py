@@ -1,0 +1,81 @@
+"""Which enrollment a certificate speaks for.
+
+A certificate is pinned to one enrollment: at Authenticate or, if it is a renewed one, when it is first used.
+From then on the earlier ones of that enrollment are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from devices.models import Channel, Enrollment, Identity, IdentityState
+from pki.models import Certificate, CertificateStatus
+
+MAX_RENEWALS = 50
+_HEAVY = (
+    "certificate__der",
+    "certificate__issuer_key__private_key_sealed",
+    "certificate__issuer_key__public_key",
+    "enrollment__device__information",
+    "enrollment__device__security",
+)
+
+
+def find(sha256: str, *, also: Sequence[str] = ()) -> Identity | None:
+    """The pinned identity with this fingerprint (lower-case hexadecimal), in one query.
+
+    It comes with its certificate and issuer, its enrollment and its device; ``also`` names further
+    relations to bring along. Whether the certificate is still good is for ``pki.trust`` to say.
+    """
+    return (
+        Identity.objects.select_related("certificate__issuer_key__issuer", "enrollment__device", *also)
+        .defer(*_HEAVY)
+        .filter(sha256=sha256)
+        .first()
+    )
+
+
+def pin(enrollment: Enrollment, certificate: Certificate, now: datetime) -> Identity:
+    """Make the certificate speak for the enrollment. Raises ``IntegrityError`` if it is pinned already."""
+    Certificate.objects.filter(pk=certificate.pk, first_used_at=None).update(first_used_at=now)
+    return Identity.objects.create(
+        enrollment=enrollment, certificate=certificate, sha256=certificate.sha256, pinned_at=now
+    )
+
+
+def supersede_others(enrollment: Enrollment, certificate: Certificate, now: datetime) -> int:
+    """Refuse from now on every other certificate of the enrollment. Returns how many there were."""
+    others = Identity.objects.filter(enrollment=enrollment, state=IdentityState.ACTIVE).exclude(
+        certificate_id=certificate.pk
+    )
+    Certificate.objects.filter(
+        pk__in=list(others.values_list("certificate_id", flat=True)), status=CertificateStatus.ISSUED
+    ).update(status=CertificateStatus.SUPERSEDED)
+    return others.update(state=IdentityState.SUPERSEDED, superseded_at=now)
+
+
+def heir_of(certificate: Certificate) -> Enrollment | None:
+    """The device enrollment that a certificate, itself not pinned, inherits: it renews a pinned one, or was
+    issued for the same enrollment session. None if there is none.
+    """
+    ancestor, hops = certificate.renewed_from, 0
+    while ancestor is not None and hops < MAX_RENEWALS:
+        identity = Identity.objects.select_related("enrollment__device").filter(certificate=ancestor).first()
+        if identity is not None:
+            return identity.enrollment
+        ancestor, hops = ancestor.renewed_from, hops + 1
+    if certificate.binding is None:
+        return None
+    return (
+        Enrollment.objects.select_related("device")
+        .filter(binding=certificate.binding, channel=Channel.DEVICE)
+        .first()
+    )
+
+
+def is_outdated(enrollment: Enrollment, certificate: Certificate) -> bool:
+    """Whether a certificate issued later is already in use: then this one came too late."""
+    return Identity.objects.filter(
+        enrollment=enrollment, state=IdentityState.ACTIVE, certificate_id__gt=certificate.pk
+    ).exists()
