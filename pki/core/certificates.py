@@ -1,0 +1,522 @@
+"""X.509 certificates (RFC 5280): reading facts, checking names, building.
+
+What is built holds what :class:`CertificateFields` says and nothing else; only the public key may come from
+outside.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    ExtendedKeyUsageOID,
+    NameOID,
+    ObjectIdentifier,
+)
+
+from pki.core import asn1
+from pki.core.algorithms import PrivateKey
+from pki.core.scan import Limits, Malformed, scan
+
+Name = tuple[tuple[str, str], ...]
+
+NAME_OIDS: Mapping[str, ObjectIdentifier] = {
+    "CN": NameOID.COMMON_NAME,
+    "O": NameOID.ORGANIZATION_NAME,
+    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "C": NameOID.COUNTRY_NAME,
+    "ST": NameOID.STATE_OR_PROVINCE_NAME,
+    "L": NameOID.LOCALITY_NAME,
+    "STREET": NameOID.STREET_ADDRESS,
+    "SN": NameOID.SURNAME,
+    "GN": NameOID.GIVEN_NAME,
+    "T": NameOID.TITLE,
+    "UID": NameOID.USER_ID,
+    "DC": NameOID.DOMAIN_COMPONENT,
+    "serialNumber": NameOID.SERIAL_NUMBER,
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+}
+_NAME_KEYS: Mapping[ObjectIdentifier, str] = {oid: key for key, oid in NAME_OIDS.items()}
+_MAX_VALUE = {"emailAddress": 255}
+_DEFAULT_MAX_VALUE = 64
+_MAX_NAME_PARTS = 16
+_MAX_SAN = 16
+_MAX_SAN_VALUE = 255
+# Characters that reorder text on the screen: a name must read as it is.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_ASCII_VALUES = frozenset({"serialNumber", "emailAddress", "C", "DC"})
+_PEM = re.compile(
+    rb"-----BEGIN (CERTIFICATE|X509 CERTIFICATE|PKCS7|CMS)-----(.*?)-----END \1-----",
+    re.DOTALL,
+)
+_MAX_FILE = 1 << 20
+
+KEY_USAGES = frozenset(
+    {
+        "digitalSignature",
+        "nonRepudiation",
+        "keyEncipherment",
+        "dataEncipherment",
+        "keyAgreement",
+        "keyCertSign",
+        "cRLSign",
+    }
+)
+EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
+    "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
+    "emailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    "codeSigning": ExtendedKeyUsageOID.CODE_SIGNING,
+    "OCSPSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
+}
+
+
+_EXTENDED_KEY_USAGE_NAMES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
+_SAN_KINDS: Mapping[type[x509.GeneralName], str] = {
+    x509.DNSName: "DNS",
+    x509.UniformResourceIdentifier: "URI",
+    x509.RFC822Name: "email",
+    x509.IPAddress: "IP",
+}
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+
+class NameRefused(Malformed):
+    """A name, or an alternative name, that will not stand in a certificate."""
+
+
+class Identifiers(NamedTuple):
+    """The parts of a certificate that others point at it by, as their bytes are in it.
+
+    ``issuer`` and ``subject``: DER of the Names. ``serial_number``: contents of the INTEGER.
+    ``public_key``: DER of the SubjectPublicKeyInfo.
+    """
+
+    issuer: bytes
+    serial_number: bytes
+    subject: bytes
+    public_key: bytes
+
+
+@dataclass(frozen=True)
+class CertificateFacts:
+    """What a certificate says, for records and pages.
+
+    ``serial_number`` is upper-case hexadecimal of whole bytes, ``subject`` and ``issuer`` are RFC 4514 text,
+    fingerprints lower-case hexadecimal.
+    """
+
+    subject: str
+    issuer: str
+    serial_number: str
+    not_before: datetime
+    not_after: datetime
+    sha256: str
+    public_key_sha256: str
+    key: str
+    subject_alternative_name: str
+    is_ca: bool
+    subject_key_identifier: bytes | None
+    extended_key_usage: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CertificateFields:
+    """All that an issued certificate will hold.
+
+    ``public_key``: DER of a SubjectPublicKeyInfo. ``san``: pairs of kind (``DNS``, ``URI``, ``email``,
+    ``IP``) and value. ``path_length`` counts only with ``is_ca``.
+    """
+
+    subject: Name
+    public_key: bytes
+    serial_number: int
+    not_before: datetime
+    not_after: datetime
+    san: tuple[tuple[str, str], ...] = ()
+    key_usage: frozenset[str] = frozenset({"digitalSignature", "keyEncipherment"})
+    extended_key_usage: tuple[str, ...] = ()
+    crl_url: str | None = None
+    issuer_url: str | None = None
+    is_ca: bool = False
+    path_length: int | None = None
+
+
+# --- Reading ---------------------------------------------------------------------------------------------
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """Parse a certificate in strict DER. Raises :class:`Malformed`."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise Malformed("the certificate cannot be read") from None
+
+
+def public_key_of(certificate: x509.Certificate) -> PublicKeyTypes:
+    """The public key of a certificate. Raises :class:`Malformed`."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Malformed("the certificate's key cannot be read") from None
+
+
+def read_identifiers(der: bytes) -> Identifiers:
+    """Issuer, serial number, subject and key as bytes of the certificate. Raises :class:`Malformed`."""
+    certificate = asn1.Fields(asn1.read(der), "certificate")
+    fields = asn1.Fields(certificate.take(asn1.SEQUENCE), "certificate")
+    fields.take_optional(asn1.context(0))
+    serial_number = fields.take(asn1.INTEGER)
+    fields.take(asn1.SEQUENCE)
+    issuer = fields.take(asn1.SEQUENCE)
+    fields.take(asn1.SEQUENCE)
+    subject = fields.take(asn1.SEQUENCE)
+    public_key = fields.take(asn1.SEQUENCE)
+    return Identifiers(issuer.encoded, serial_number.contents, subject.encoded, public_key.encoded)
+
+
+def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
+    """The value of the extension, None where there is none. Raises :class:`Malformed`."""
+    extension = _extension(certificate, x509.SubjectKeyIdentifier)
+    return extension.digest if extension else None
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise Malformed("the certificate's extensions cannot be read") from None
+
+
+def basic_constraints(certificate: x509.Certificate) -> tuple[bool, int | None]:
+    """Whether it is a CA certificate, and its path length. Raises :class:`Malformed`."""
+    extension = _extension(certificate, x509.BasicConstraints)
+    return (extension.ca, extension.path_length) if extension else (False, None)
+
+
+def may_sign_certificates(certificate: x509.Certificate) -> bool:
+    """keyCertSign, or no key usage at all (RFC 5280 section 4.2.1.3). Raises :class:`Malformed`."""
+    extension = _extension(certificate, x509.KeyUsage)
+    return extension is None or extension.key_cert_sign
+
+
+def authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
+    """The keyid of the extension, None where there is none. Raises :class:`Malformed`."""
+    extension = _extension(certificate, x509.AuthorityKeyIdentifier)
+    return extension.key_identifier if extension else None
+
+
+def describe(der: bytes) -> CertificateFacts:
+    """The facts of a certificate for records and pages. Raises :class:`Malformed`."""
+    certificate = load_certificate(der)
+    usage = _extension(certificate, x509.ExtendedKeyUsage)
+    try:
+        return CertificateFacts(
+            subject=certificate.subject.rfc4514_string(),
+            issuer=certificate.issuer.rfc4514_string(),
+            serial_number=format_serial_number(certificate.serial_number),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            sha256=hashlib.sha256(der).hexdigest(),
+            public_key_sha256=hashlib.sha256(read_identifiers(der).public_key).hexdigest(),
+            key=describe_key(public_key_of(certificate)),
+            subject_alternative_name=", ".join(
+                f"{kind}:{value}" for kind, value in _alternative_names(certificate)
+            ),
+            is_ca=basic_constraints(certificate)[0],
+            subject_key_identifier=subject_key_identifier(certificate),
+            extended_key_usage=tuple(
+                _EXTENDED_KEY_USAGE_NAMES.get(oid, oid.dotted_string) for oid in usage or ()
+            ),
+        )
+    except ValueError:
+        raise Malformed("the certificate cannot be read") from None
+
+
+def format_serial_number(serial_number: int) -> str:
+    """Upper-case hexadecimal of whole bytes, as openssl prints it."""
+    text = f"{abs(serial_number):X}"
+    return ("-" if serial_number < 0 else "") + text.zfill(len(text) + len(text) % 2)
+
+
+def describe_key(key: PublicKeyTypes) -> str:
+    """A public key in words, e.g. ``RSA 2048`` or ``EC P-256``."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size}"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"EC {_CURVES.get(key.curve.name, key.curve.name)}"
+    return type(key).__name__.removesuffix("PublicKey").strip("_") or "unknown"
+
+
+def subject_of(der: bytes) -> Name:
+    """The subject as a :data:`Name`, to be used again in a renewal. Raises :class:`Malformed`."""
+    try:
+        return tuple(
+            (_NAME_KEYS[attribute.oid], str(attribute.value)) for attribute in load_certificate(der).subject
+        )
+    except (KeyError, ValueError):
+        raise Malformed("the subject holds attributes that are not used here") from None
+
+
+def alternative_names_of(der: bytes) -> tuple[tuple[str, str], ...]:
+    """Subject alternative names as pairs of kind and value. Raises :class:`Malformed`."""
+    return tuple(_alternative_names(load_certificate(der)))
+
+
+def _alternative_names(certificate: x509.Certificate) -> Iterable[tuple[str, str]]:
+    for name in _extension(certificate, x509.SubjectAlternativeName) or ():
+        kind = _SAN_KINDS.get(type(name))
+        yield (kind, str(name.value)) if kind else ("other", type(name).__name__)
+
+
+def load_certificates(data: bytes) -> tuple[bytes, ...]:
+    """The certificates in a file: PEM (one or several), DER, or a CMS that carries them; as DER.
+
+    Raises :class:`Malformed` where there is none or one of them cannot be read.
+    """
+    if len(data) > _MAX_FILE:
+        raise Malformed("the file is too large")
+    if b"-----BEGIN" in data:
+        found = tuple(der for label, body in _PEM.findall(data) for der in _load_pem_block(label, body))
+    else:
+        found = _load_der(data)
+    if not found:
+        raise Malformed("the file holds no certificate")
+    for certificate in found:
+        load_certificate(certificate)
+    return found
+
+
+def _load_pem_block(label: bytes, body: bytes) -> tuple[bytes, ...]:
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise Malformed("the file is not base64 between its PEM lines") from None
+    return (der,) if label.endswith(b"CERTIFICATE") else _load_der(der)
+
+
+def _load_der(data: bytes) -> tuple[bytes, ...]:
+    from pki.core import cms  # it stands on this module
+
+    scan(data, Limits(size=_MAX_FILE, nodes=20000))
+    node = asn1.read(data)
+    if node.tag == asn1.SEQUENCE and asn1.read(data, node.body).tag == asn1.OID:
+        return cms.decode_signed_data(data, limits=None).certificates
+    return (data,)
+
+
+def encode_pem(certificate: bytes) -> str:
+    """PEM of one certificate."""
+    return load_certificate(certificate).public_bytes(Encoding.PEM).decode()
+
+
+# --- Names -----------------------------------------------------------------------------------------------
+
+
+def encode_name(name: Name) -> x509.Name:
+    """A subject from pairs of attribute and value. Raises :class:`NameRefused` with the reason."""
+    if len(name) > _MAX_NAME_PARTS:
+        raise NameRefused("the name has too many parts")
+    return x509.Name([_encode_name_part(key, value) for key, value in name])
+
+
+def _encode_name_part(key: str, value: str) -> x509.NameAttribute[str]:
+    oid = NAME_OIDS.get(key)
+    if oid is None:
+        raise NameRefused(f"unknown name attribute {key!r}")
+    verify_name_value(value, max_length=_MAX_VALUE.get(key, _DEFAULT_MAX_VALUE))
+    if key in _ASCII_VALUES and not value.isascii():
+        raise NameRefused(f"{key} holds other characters than ASCII")
+    if key == "serialNumber" and asn1.encode_text(value)[0] != asn1.PRINTABLE_STRING:
+        raise NameRefused("serialNumber holds characters that it may not hold")
+    try:
+        return x509.NameAttribute(oid, value)
+    except ValueError:
+        raise NameRefused(f"{key} has a value that it may not have") from None
+
+
+def verify_name_value(value: str, *, max_length: int = _DEFAULT_MAX_VALUE) -> None:
+    """A value that reads the same everywhere: of sane length, no control and no reordering characters."""
+    if not value or value != value.strip():
+        raise NameRefused("a value is empty or has spaces around it")
+    if len(value) > max_length:
+        raise NameRefused(f"a value is longer than {max_length} characters")
+    for character in value:
+        if character in _BIDI or unicodedata.category(character) in _REFUSED_CATEGORIES:
+            raise NameRefused("a value holds control characters")
+
+
+def encode_alternative_names(names: Iterable[tuple[str, str]]) -> list[x509.GeneralName]:
+    """Alternative names from pairs of kind and value. Raises :class:`NameRefused`."""
+    names = tuple(names)
+    if len(names) > _MAX_SAN:
+        raise NameRefused("too many alternative names")
+    return [_encode_alternative_name(kind, value) for kind, value in names]
+
+
+def _encode_alternative_name(kind: str, value: str) -> x509.GeneralName:
+    verify_name_value(value, max_length=_MAX_SAN_VALUE)
+    try:
+        match kind:
+            case "DNS" if re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", value):
+                return x509.DNSName(value)
+            case "URI" if value.isascii() and " " not in value and urlsplit(value).scheme:
+                return x509.UniformResourceIdentifier(value)
+            case "email" if re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", value):
+                return x509.RFC822Name(value)
+            case "IP":
+                return x509.IPAddress(ip_address(value))
+    except ValueError:
+        raise NameRefused(f"not an alternative name of kind {kind}") from None
+    raise NameRefused(f"not an alternative name of kind {kind}")
+
+
+# --- Building --------------------------------------------------------------------------------------------
+
+
+def build_certificate(
+    fields: CertificateFields, *, issuer_certificate: bytes, private_key: PrivateKey
+) -> bytes:
+    """Issue a certificate that holds exactly ``fields``; DER.
+
+    ``private_key`` belongs to ``issuer_certificate`` (DER). The issuer's name is copied as it stands there.
+    Raises :class:`NameRefused`, or :class:`Malformed` where the public key or the issuer cannot be used.
+    """
+    issuer = load_certificate(issuer_certificate)
+    if _encode_public_key(private_key.public_key()) != _encode_public_key(public_key_of(issuer)):
+        raise Malformed("the key is not that of the issuing certificate")
+    authority = (
+        subject_key_identifier(issuer)
+        or x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()).digest
+    )
+    der = _build(fields, issuer.subject, authority, private_key)
+    if read_identifiers(der).issuer != read_identifiers(issuer_certificate).subject:
+        raise Malformed("the issuer's name would be encoded in another way")
+    return der
+
+
+def build_root(
+    subject: Name,
+    *,
+    private_key: PrivateKey,
+    serial_number: int,
+    not_before: datetime,
+    not_after: datetime,
+    path_length: int | None = None,
+) -> bytes:
+    """A self-signed CA certificate; DER. Its key may sign and decrypt SCEP messages too (RFC 8894 2.1.2)."""
+    usage = {"digitalSignature", "keyCertSign", "cRLSign"}
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        usage.add("keyEncipherment")
+    fields = CertificateFields(
+        subject=subject,
+        public_key=_encode_public_key(private_key.public_key()),
+        serial_number=serial_number,
+        not_before=not_before,
+        not_after=not_after,
+        key_usage=frozenset(usage),
+        is_ca=True,
+        path_length=path_length,
+    )
+    return build_self_signed(fields, private_key=private_key)
+
+
+def build_self_signed(fields: CertificateFields, *, private_key: PrivateKey) -> bytes:
+    """A certificate signed by its own key; DER. Also the throw-away signer of a SCEP client."""
+    return _build(fields, encode_name(fields.subject), None, private_key)
+
+
+def _build(
+    fields: CertificateFields, issuer: x509.Name, authority: bytes | None, private_key: PrivateKey
+) -> bytes:
+    public_key = load_public_key(fields.public_key)
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer)
+        .subject_name(encode_name(fields.subject))
+        .public_key(public_key)  # type: ignore[arg-type]
+        .serial_number(fields.serial_number)
+        .not_valid_before(fields.not_before.astimezone(UTC))
+        .not_valid_after(fields.not_after.astimezone(UTC))
+        .add_extension(
+            x509.BasicConstraints(ca=fields.is_ca, path_length=fields.path_length if fields.is_ca else None),
+            critical=True,
+        )
+        .add_extension(_key_usage(fields.key_usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)  # type: ignore[arg-type]
+    )
+    if authority is not None:
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier(authority, None, None), critical=False)
+    if fields.extended_key_usage:
+        usages = [EXTENDED_KEY_USAGES[usage] for usage in fields.extended_key_usage]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if fields.san:
+        # RFC 5280 section 4.2.1.6: critical where there is no subject.
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(encode_alternative_names(fields.san)), critical=not fields.subject
+        )
+    if fields.crl_url:
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(fields.crl_url)], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+    if fields.issuer_url:
+        access = x509.AccessDescription(
+            AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(fields.issuer_url)
+        )
+        builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
+    return builder.sign(private_key, signing_hash(private_key)).public_bytes(Encoding.DER)
+
+
+def _key_usage(usages: frozenset[str]) -> x509.KeyUsage:
+    if unknown := usages - KEY_USAGES:
+        raise ValueError(f"unknown key usage {sorted(unknown)}")
+    return x509.KeyUsage(
+        digital_signature="digitalSignature" in usages,
+        content_commitment="nonRepudiation" in usages,
+        key_encipherment="keyEncipherment" in usages,
+        data_encipherment="dataEncipherment" in usages,
+        key_agreement="keyAgreement" in usages,
+        key_cert_sign="keyCertSign" in usages,
+        crl_sign="cRLSign" in usages,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def signing_hash(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """The digest that fits the strength of a CA key."""
+    if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.key_size > 256:
+        return hashes.SHA384()
+    return hashes.SHA256()
+
+
+def load_public_key(der: bytes) -> PublicKeyTypes:
+    """Load a SubjectPublicKeyInfo. Raises :class:`Malformed`."""
+    try:
+        return load_der_public_key(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise Malformed("the public key cannot be read") from None
+
+
+def _encode_public_key(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

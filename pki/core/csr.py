@@ -1,0 +1,196 @@
+"""PKCS #10 certification requests (RFC 2986).
+
+Read without ``cryptography``'s own parser, which refuses the version number that Apple's client writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.x509.oid import AttributeOID
+
+from pki.core import algorithms, asn1
+from pki.core.algorithms import PrivateKey
+from pki.core.certificates import (
+    NAME_OIDS,
+    Name,
+    describe_key,
+    encode_alternative_names,
+    encode_name,
+    signing_hash,
+)
+from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
+
+CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105
+EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+MAX_ATTRIBUTES = 20
+MAX_EXTENSIONS = 40
+MAX_NAME_PARTS = 64
+# 0 says RFC 2986; Apple's closed client on macOS writes 2 (real messages).
+_VERSIONS = frozenset({0, 2})
+_SHORT_NAMES = {oid.dotted_string: name for name, oid in NAME_OIDS.items()}
+
+
+class CsrError(Malformed):
+    """The certification request is refused; ``reason`` says why."""
+
+
+@dataclass(frozen=True)
+class SigningRequest:
+    """A request whose own signature verified: the sender holds the private key.
+
+    ``subject``: RFC 4514 text of what was asked for, for the record only. ``public_key``: DER of the
+    SubjectPublicKeyInfo. ``key``: in words. ``challenge_passwords``: every value that occurs, in its order.
+    ``extension_oids``: what extensions were asked for.
+    """
+
+    der: bytes = field(repr=False)
+    subject: str
+    subject_der: bytes = field(repr=False)
+    public_key: bytes = field(repr=False)
+    key: str
+    challenge_passwords: tuple[str, ...] = field(repr=False)
+    extension_oids: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the request, in hexadecimal."""
+        return hashlib.sha256(self.der).hexdigest()
+
+
+def decode_signing_request(
+    data: bytes, *, allow_sha1: bool = True, limits: Limits = DEFAULT_LIMITS
+) -> SigningRequest:
+    """Read a request in DER and verify its signature over the received bytes. Raises :class:`CsrError`."""
+    try:
+        scan(data, limits)
+        return _decode(data, allow_sha1=allow_sha1)
+    except CsrError:
+        raise
+    except Malformed as error:
+        raise CsrError(error.reason) from None
+
+
+def _decode(data: bytes, *, allow_sha1: bool) -> SigningRequest:
+    request = asn1.Fields(asn1.read(data), "certification request")
+    info = request.take(asn1.SEQUENCE)
+    oid, parameters = algorithms.decode_algorithm(request.take(asn1.SEQUENCE))
+    signature = asn1.decode_bits(request.take(asn1.BIT_STRING))
+    request.end()
+
+    fields = asn1.Fields(info, "certification request")
+    if asn1.decode_integer(fields.take(asn1.INTEGER)) not in _VERSIONS:
+        raise CsrError("unknown version of the certification request")
+    subject = fields.take(asn1.SEQUENCE)
+    public_key = fields.take(asn1.SEQUENCE)
+    attributes = fields.take_optional(asn1.context(0))
+    fields.end()
+
+    kind, digest = algorithms.signature_digest(oid, parameters, None)
+    if digest == "sha1" and not allow_sha1:
+        raise CsrError("SHA-1 is not allowed here")
+    try:
+        key = load_der_public_key(public_key.encoded)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CsrError("the public key cannot be read") from None
+    algorithms.verify_signature(key, kind, digest, signature, info.encoded)
+
+    passwords, extensions = _decode_attributes(attributes)
+    return SigningRequest(
+        der=data,
+        subject=describe_name(subject),
+        subject_der=subject.encoded,
+        public_key=public_key.encoded,
+        key=describe_key(key),
+        challenge_passwords=passwords,
+        extension_oids=extensions,
+    )
+
+
+def _decode_attributes(node: asn1.Node | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    passwords: list[str] = []
+    extensions: list[str] = []
+    for count, attribute in enumerate(asn1.children(node) if node else ()):
+        if count >= MAX_ATTRIBUTES:
+            raise CsrError("too many attributes")
+        fields = asn1.Fields(attribute, "attribute")
+        oid = asn1.decode_oid(fields.take(asn1.OID))
+        values = tuple(asn1.children(fields.take(asn1.SET)))
+        fields.end()
+        if oid == CHALLENGE_PASSWORD:
+            passwords.extend(asn1.decode_text(value) for value in values)
+        elif oid == EXTENSION_REQUEST:
+            for value in values:
+                extensions.extend(_decode_extension_oids(value))
+    if len(extensions) > MAX_EXTENSIONS:
+        raise CsrError("too many extensions")
+    return tuple(passwords), tuple(extensions)
+
+
+def _decode_extension_oids(node: asn1.Node) -> Iterable[str]:
+    if node.tag != asn1.SEQUENCE:
+        raise CsrError("extensions: unexpected type")
+    for extension in asn1.children(node):
+        yield asn1.decode_oid(asn1.Fields(extension, "extension").take(asn1.OID))
+
+
+def describe_name(node: asn1.Node) -> str:
+    """A Name as RFC 4514 text, last part first; what is no text stands as hexadecimal."""
+    parts: list[str] = []
+    for rdn in asn1.children(node):
+        if rdn.tag != asn1.SET:
+            raise Malformed("name: unexpected type")
+        parts.append("+".join(_describe_attribute(attribute) for attribute in asn1.children(rdn)))
+    if len(parts) > MAX_NAME_PARTS:
+        raise Malformed("name: too many parts")
+    return ",".join(reversed(parts))
+
+
+def _describe_attribute(node: asn1.Node) -> str:
+    fields = asn1.Fields(node, "name")
+    oid, value = asn1.decode_oid(fields.take(asn1.OID)), fields.take()
+    fields.end()
+    name = _SHORT_NAMES.get(oid, oid)
+    try:
+        return f"{name}={_escape(asn1.decode_text(value))}"
+    except Malformed:
+        return f"{name}=#{value.encoded.hex()}"
+
+
+def _escape(text: str) -> str:
+    """RFC 4514 section 2.4, and control characters as hexadecimal, so that a line stays one line."""
+    out = []
+    for position, character in enumerate(text):
+        if character < " " or character == "\x7f":
+            out.append(f"\\{ord(character):02X}")
+        elif (
+            character in '\\,+"<>;'
+            or (position == 0 and character in " #")
+            or (position == len(text) - 1 and character == " ")
+        ):
+            out.append("\\" + character)
+        else:
+            out.append(character)
+    return "".join(out)
+
+
+def encode_signing_request(
+    *,
+    subject: Name,
+    private_key: PrivateKey,
+    challenge_password: str | None = None,
+    san: Sequence[tuple[str, str]] = (),
+) -> bytes:
+    """A request in DER, as a client sends it. Raises :class:`pki.core.certificates.NameRefused`."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(encode_name(subject))
+    if san:
+        names = x509.SubjectAlternativeName(encode_alternative_names(san))
+        builder = builder.add_extension(names, critical=False)
+    if challenge_password is not None:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge_password.encode())
+    return builder.sign(private_key, signing_hash(private_key)).public_bytes(Encoding.DER)

@@ -1,0 +1,122 @@
+"""A byte-level look over ASN.1 before any parser sees it (BER and DER, ITU-T X.690).
+
+One pass, no recursion, no allocation that grows with what a length field claims. What passes is one complete
+TLV of bounded size, depth and number of nodes, with short OIDs and INTEGERs; parsers that come after may be
+quadratic in these without harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_INTEGER, _OID = 0x02, 0x06
+_CONSTRUCTED = 0x20
+# Universal types that are constructed, and those that may be neither segmented nor constructed.
+_SEQUENCE, _SET = 0x10, 0x11
+_PRIMITIVE_ONLY = frozenset({0x21, 0x22, 0x25, 0x26, 0x29, 0x2A, 0x2D})
+_MAX_LENGTH_OCTETS = 4
+
+
+class Malformed(Exception):
+    """The bytes are not what they should be: the one error of every parser in ``pki.core``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one message may hold: bytes in all, nesting, nodes, and bytes of one OID and one INTEGER."""
+
+    size: int = 65536
+    depth: int = 24
+    nodes: int = 2000
+    oid: int = 64
+    integer: int = 1040
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912, PLR0915 - one hot loop
+    """Check that ``data`` is exactly one TLV within ``limits``, of definite or indefinite length.
+
+    Raises :class:`Malformed`: too large, too deep, too many nodes, a length that points outside, a missing or
+    stray end-of-contents, high tag numbers (no structure here uses them), bytes after the end.
+    """
+    size = len(data)
+    if size > limits.size:
+        raise Malformed("too large")
+    max_depth, max_nodes, max_oid, max_integer = limits.depth, limits.nodes, limits.oid, limits.integer
+    # The ends of the constructed nodes around the current position; None for indefinite length.
+    open_ends: list[int | None] = []
+    end: int | None = size
+    bound = size
+    position = nodes = 0
+    while True:
+        # Close what ends here.
+        while position == end:
+            if not open_ends:
+                return
+            end = open_ends.pop()
+            bound = _bound(end, open_ends, size)
+            if not open_ends and position != size:
+                raise Malformed("bytes after the end")
+        if position + 2 > bound:
+            raise Malformed("cut off" if nodes else "empty")
+        nodes += 1
+        if nodes > max_nodes:
+            raise Malformed("too many nodes")
+        tag, length = data[position], data[position + 1]
+        position += 2
+        if tag & 0x1F == 0x1F:
+            raise Malformed("high tag number")
+        if length == 0x80:
+            if not tag & _CONSTRUCTED or tag in _PRIMITIVE_ONLY:
+                raise Malformed("indefinite length of a primitive value")
+            node_end: int | None = None
+        else:
+            if length > 0x80:
+                octets = length & 0x7F
+                if octets > _MAX_LENGTH_OCTETS or position + octets > bound:
+                    raise Malformed("length out of range")
+                length = int.from_bytes(data[position : position + octets])
+                position += octets
+            node_end = position + length
+            if node_end > bound:
+                raise Malformed("length points outside")
+        if tag == 0:
+            # End of contents: closes the innermost node of indefinite length, and nothing else may.
+            if length or end is not None:
+                raise Malformed("stray end of contents")
+            end = open_ends.pop()
+            bound = _bound(end, open_ends, size)
+        elif tag & _CONSTRUCTED:
+            if tag in _PRIMITIVE_ONLY:
+                raise Malformed("constructed encoding of a primitive type")
+            if len(open_ends) >= max_depth:
+                raise Malformed("too deep")
+            open_ends.append(end)
+            end = node_end
+            if node_end is not None:
+                bound = node_end
+        else:
+            if tag == _OID:
+                if length > max_oid or not length:
+                    raise Malformed("object identifier too long" if length else "empty object identifier")
+            elif tag == _INTEGER:
+                if length > max_integer or not length:
+                    raise Malformed("integer too long" if length else "empty integer")
+            elif tag in (_SEQUENCE, _SET):
+                raise Malformed("primitive encoding of a constructed type")
+            position = position + length
+        if not open_ends and position != size:
+            raise Malformed("bytes after the end")
+
+
+def _bound(end: int | None, open_ends: list[int | None], size: int) -> int:
+    """Where the innermost node of definite length around the position ends."""
+    if end is not None:
+        return end
+    return next((outer for outer in reversed(open_ends) if outer is not None), size)
