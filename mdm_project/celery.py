@@ -6,6 +6,8 @@ import os
 
 from celery import Celery
 
+import mdm_project.embedded_broker  # noqa: F401  # names the transport of the embedded broker
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mdm_project.settings")
 
 app = Celery("bramley")
@@ -13,11 +15,16 @@ app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
-# Sweeps: they find whatever a lost broker or worker left behind. Twice at once does no harm.
+# Sweeps: they find whatever a lost broker or worker left behind. Twice at once does no harm; what no worker
+# took before the next one is due is dropped.
+SWEEPS: dict[str, tuple[str, float]] = {
+    "push due": ("push.tasks.sweep_due_pushes", 5.0),
+    "expire commands": ("commands.tasks.expire_commands", 60.0),
+    "refresh inventory": ("mdm.tasks.refresh_inventory", 600.0),
+    "publish CRLs": ("pki.tasks.publish_crls", 300.0),
+    "expire sessions": ("enrollment.tasks.expire_sessions", 300.0),
+}
 app.conf.beat_schedule = {
-    "push due": {"task": "push.tasks.sweep_due_pushes", "schedule": 5.0},
-    "expire commands": {"task": "commands.tasks.expire_commands", "schedule": 60.0},
-    "refresh inventory": {"task": "mdm.tasks.refresh_inventory", "schedule": 600.0},
-    "publish CRLs": {"task": "pki.tasks.publish_crls", "schedule": 300.0},
-    "expire sessions": {"task": "enrollment.tasks.expire_sessions", "schedule": 300.0},
+    name: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    for name, (task, seconds) in SWEEPS.items()
 }

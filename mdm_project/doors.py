@@ -18,6 +18,8 @@ from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import Resolver404, get_resolver
 
+from mdm_project.threshold import CLIENT_ADDRESS
+
 logger = logging.getLogger(__name__)
 
 DEVICE_PATHS = re.compile(r"/(mdm|scep|pki)(/|$)|/enroll/[^/]+/ota$|/(healthz|readyz|metrics)$")
@@ -64,5 +66,8 @@ class Doors:
         self.people = WSGIHandler()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        door = self.devices if DEVICE_PATHS.match(environ.get("PATH_INFO", "")) else self.people
-        return door(environ, start_response)
+        if DEVICE_PATHS.match(environ.get("PATH_INFO", "")):
+            return self.devices(environ, start_response)
+        # People's pages need the client's address only, never whether the peer may pass certificates.
+        environ["REMOTE_ADDR"] = environ.get(CLIENT_ADDRESS, environ.get("REMOTE_ADDR", ""))
+        return self.people(environ, start_response)

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -35,7 +36,7 @@ def secret(name: str, file_name: str, make: str) -> str:
         made = (
             base64.b64encode(secrets.token_bytes(32)).decode() if make == "key" else secrets.token_urlsafe(48)
         )
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(kept.parent)
         _write_once(kept, made)
     return kept.read_text().strip()
 
@@ -51,6 +52,12 @@ def _write_once(path: Path, text: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(aside, path)
     aside.unlink()
+    # The name must survive a power cut as surely as the rows that are sealed with the key.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def database(url: str | None) -> dict[str, Any]:
@@ -59,9 +66,8 @@ def database(url: str | None) -> dict[str, Any]:
         return _sqlite(str(home() / "bramley.sqlite3"))
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        return _sqlite(
-            unquote(parts.path.removeprefix("/") if parts.path.startswith("//") is False else parts.path[1:])
-        )
+        # sqlite:///relative and sqlite:////absolute
+        return _sqlite(unquote(parts.path.removeprefix("/")))
     if parts.scheme in {"postgres", "postgresql"}:
         return {
             "ENGINE": "django.db.backends.postgresql",
@@ -71,7 +77,10 @@ def database(url: str | None) -> dict[str, Any]:
             "HOST": unquote(parts.hostname or ""),
             "PORT": str(parts.port or ""),
             "CONN_MAX_AGE": 0,
+            # A connection that the database dropped (restart, failover) is replaced, not handed out.
+            "CONN_HEALTH_CHECKS": True,
             "OPTIONS": {
+                "connect_timeout": 5,
                 **dict(parse_qsl(parts.query)),
                 "pool": {"min_size": 1, "max_size": 10, "timeout": 10},
             },
@@ -95,6 +104,48 @@ def _sqlite(name: str) -> dict[str, Any]:
             ),
         },
     }
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the web server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """The host as this machine reaches it: a wildcard becomes the loopback address."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def url(self) -> str:
+        """The base address for this machine itself, without a slash at its end."""
+        host = f"[{self.reachable_host}]" if ":" in self.reachable_host else self.reachable_host
+        return f"http://{host}:{self.port}"
+
+
+def address(text: str) -> Address:
+    """``127.0.0.1:8000`` or ``[::1]:8000``. Raises :class:`ImproperlyConfigured`."""
+    host, separator, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not separator or not bare or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ImproperlyConfigured(f"BRAMLEY_BIND is an address and a port like 127.0.0.1:8000, not {text!r}")
+    return Address(bare, int(port))
+
+
+def count(name: str, default: int) -> int:
+    """A variable that holds a number of at least 1. Raises :class:`ImproperlyConfigured`."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise ImproperlyConfigured(f"{name} is a number of at least 1, not {text!r}")
+    return int(text)
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only this user opens (mode 0700), with those above it."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
 
 
 def words(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""WSGI entry point: both doors."""
+"""WSGI entry point: both doors, behind what every request passes."""
 
 from __future__ import annotations
 
@@ -10,5 +10,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mdm_project.settings")
 django.setup(set_prefix=False)
 
 from mdm_project.doors import Doors  # noqa: E402
+from mdm_project.threshold import Threshold, forget_variables_that_look_like_headers  # noqa: E402
 
-application = Doors()
+forget_variables_that_look_like_headers()
+application = Threshold(Doors())

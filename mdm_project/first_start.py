@@ -1,0 +1,85 @@
+"""What the first start makes: the tables, an issuer, an enrolment profile, an administrator.
+
+Every step asks first whether it was done. Two machines that start together on one database take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from audit.recording import SERVER, record
+from enrollment.setup import ensure_default_profile
+from pki.issuers import create_issuer
+from pki.models import Issuer
+
+ISSUER_SLUG = "bramley"
+ISSUER_NAME = "Bramley Device CA"
+ADMINISTRATOR = "admin"
+_TURN = 0x6272616D6C6579  # "bramley", the key of PostgreSQL's advisory lock
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Name and password of the first administrator, to be shown once."""
+
+    name: str
+    password: str = field(repr=False)
+
+
+def set_up() -> None:
+    """Bring the database to this version and make what devices need to enrol. Does nothing twice."""
+    with _our_turn():
+        call_command("migrate", interactive=False, verbosity=0)
+        with transaction.atomic():
+            ensure_default_profile(ensure_issuer())
+
+
+def ensure_issuer() -> Issuer:
+    """The issuer ``bramley``, made where there is no issuer of that name."""
+    existing = Issuer.objects.filter(slug=ISSUER_SLUG).first()
+    return existing or create_issuer(ISSUER_SLUG, ISSUER_NAME, actor=SERVER)
+
+
+def ensure_administrator() -> Credentials | None:
+    """Make the first administrator where there is no user at all; returns what to show, or ``None``."""
+    users = get_user_model()._default_manager
+    with _our_turn(), transaction.atomic():
+        if users.exists():
+            return None
+        credentials = Credentials(ADMINISTRATOR, secrets.token_urlsafe(15))
+        user = get_user_model()(username=credentials.name, is_staff=True, is_superuser=True)
+        user.set_password(credentials.password)
+        user.save()
+        record("administrator.created", actor=SERVER, target=user)
+    return credentials
+
+
+@contextlib.contextmanager
+def _our_turn() -> Iterator[None]:
+    """One set-up at a time for one database: an advisory lock, or a lock file beside the SQLite file."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [_TURN])
+        try:
+            yield
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [_TURN])
+        return
+    path = Path(f"{connection.settings_dict['NAME']}.set-up")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

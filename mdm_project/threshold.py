@@ -1,0 +1,129 @@
+"""What every request passes before a door: a clean environment, a whole body, and who is behind a proxy."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_CHUNKED_BODY = 10 * 1024 * 1024
+"""Bytes; the largest body that any surface accepts. The surfaces' own limits are lower."""
+
+CLIENT_ADDRESS = "bramley.client_address"
+"""Key of the request's META: the address of the client itself, also where a trusted proxy stands between."""
+
+_CGI = frozenset(
+    {
+        "REQUEST_METHOD",
+        "SCRIPT_NAME",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "CONTENT_TYPE",
+        "CONTENT_LENGTH",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+        "SERVER_SOFTWARE",
+        "REMOTE_ADDR",
+    }
+)
+
+
+class Threshold:
+    """WSGI middleware in front of both doors."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ = request_only(environ)
+        name_client(environ)
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            body = environ["wsgi.input"].read(MAX_CHUNKED_BODY + 1)
+            if len(body) > MAX_CHUNKED_BODY:
+                start_response("413 Content Too Large", [("Content-Length", "0"), ("Connection", "close")])
+                return [b""]
+            del environ["HTTP_TRANSFER_ENCODING"]
+            environ["wsgi.input"] = io.BytesIO(body)
+            environ["CONTENT_LENGTH"] = str(len(body))
+        return self.application(environ, start_response)
+
+
+def request_only(environ: dict[str, Any]) -> dict[str, Any]:
+    """The request without the variables of the process, which granian copies into it (secrets among them)."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _CGI or (name.startswith(("HTTP_", "wsgi.")) and name != "HTTP_PROXY")
+    }
+
+
+def forget_variables_that_look_like_headers() -> None:
+    """Remove ``HTTP_…`` from the environment of this process, so that none of them arrives as a header."""
+    for name in [name for name in os.environ if name.startswith("HTTP_")]:
+        del os.environ[name]
+
+
+def name_client(environ: dict[str, Any]) -> None:
+    """Set :data:`CLIENT_ADDRESS`, and the scheme where a trusted proxy ended TLS.
+
+    ``REMOTE_ADDR`` stays the peer: it decides whether headers are believed. Of ``X-Forwarded-For`` the last
+    address counts that is not itself a trusted proxy; what stands before it is the client's own claim.
+    """
+    peer = environ.get("REMOTE_ADDR", "")
+    environ[CLIENT_ADDRESS] = peer
+    if not is_trusted_proxy(peer):
+        return
+    for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+        if not _is_address(hop.strip()):
+            break
+        environ[CLIENT_ADDRESS] = hop.strip()
+        if not is_trusted_proxy(hop.strip()):
+            break
+    if environ.get("HTTP_X_FORWARDED_PROTO") in {"http", "https"}:
+        environ["wsgi.url_scheme"] = environ["HTTP_X_FORWARDED_PROTO"]
+
+
+def is_trusted_proxy(address: str) -> bool:
+    """Whether ``address`` is one of ``BRAMLEY_TRUSTED_PROXIES`` (addresses or networks)."""
+    return bool(settings.BRAMLEY_TRUSTED_PROXIES) and _within(
+        address, tuple(settings.BRAMLEY_TRUSTED_PROXIES)
+    )
+
+
+def is_operator(environ: dict[str, Any]) -> bool:
+    """Whether a request comes from this machine or from a trusted address, by whatever proxies."""
+    address = environ.get(CLIENT_ADDRESS) or environ.get("REMOTE_ADDR", "")
+    if "HTTP_X_FORWARDED_FOR" in environ and not is_trusted_proxy(environ.get("REMOTE_ADDR", "")):
+        return False  # a proxy that nobody declared: who is behind it is unknown
+    return _within(address, ("127.0.0.0/8", "::1")) or is_trusted_proxy(address)
+
+
+@lru_cache(maxsize=1024)
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    if not _is_address(address):
+        return False
+    parsed = ipaddress.ip_address(address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return any((mapped or parsed) in network for network in _networks(networks))
+
+
+@lru_cache(maxsize=8)
+def _networks(texts: tuple[str, ...]) -> Sequence[Network]:
+    return [ipaddress.ip_network(text, strict=False) for text in texts]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

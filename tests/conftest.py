@@ -1,0 +1,66 @@
+"""Fixtures that several apps' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from tests.support.server import RunningServer
+from tests.support.services import Missing, Postgres, Redis
+
+# A busy machine is not a failure.
+hypothesis_settings.register_profile("bramley", deadline=None)
+hypothesis_settings.load_profile("bramley")
+
+
+S = TypeVar("S", Postgres, Redis)
+
+
+class StartServer(Protocol):
+    """Start the product; the arguments are those of :class:`RunningServer`, ``home`` is made where absent."""
+
+    def __call__(self, home: Path | None = None, **options: Any) -> RunningServer: ...
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """A function that starts the product; all that it started ends with the module."""
+    with ExitStack() as stack:
+
+        def start(home: Path | None = None, **options: Any) -> RunningServer:
+            server = RunningServer(home or tmp_path_factory.mktemp("home"), **options)
+            return stack.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def running_server(start_server: StartServer) -> RunningServer:
+    """The product with its embedded database and broker, one for the module."""
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL for the session; ``postgres.create_database(name)`` gives a ``DATABASE_URL``."""
+    yield from _run(Postgres)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A real Redis for the session; ``redis_server.url`` is a ``REDIS_URL``."""
+    yield from _run(Redis)
+
+
+def _run(make: Callable[[], S]) -> Iterator[S]:
+    try:
+        service = make()
+    except Missing as reason:
+        pytest.skip(str(reason))
+    with service:
+        yield service
