@@ -49,6 +49,9 @@ SIGNATURES: Mapping[str, tuple[str, str | None]] = {
 ECDSA_OIDS: Mapping[str, str] = {
     digest: oid for oid, (kind, digest) in SIGNATURES.items() if kind == "ec" and digest
 }
+RSA_SIGNATURE_OIDS: Mapping[str, str] = {
+    digest: oid for oid, (kind, digest) in SIGNATURES.items() if kind == "rsa" and digest
+}
 
 # A verifier does the sender's arithmetic: beyond these it would be work for nothing.
 MAX_RSA_BITS = 8192

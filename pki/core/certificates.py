@@ -10,13 +10,10 @@ import base64
 import binascii
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,47 +24,48 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import (
     AuthorityInformationAccessOID,
     ExtendedKeyUsageOID,
-    NameOID,
     ObjectIdentifier,
 )
 
 from pki.core import asn1
 from pki.core.algorithms import PrivateKey
+from pki.core.names import (
+    NAME_KEYS,
+    SAN_KINDS,
+    Name,
+    NameRefused,
+    describe_name,
+    encode_alternative_names,
+    encode_name,
+)
 from pki.core.scan import Limits, Malformed, scan
 
-Name = tuple[tuple[str, str], ...]
-
-NAME_OIDS: Mapping[str, ObjectIdentifier] = {
-    "CN": NameOID.COMMON_NAME,
-    "O": NameOID.ORGANIZATION_NAME,
-    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "C": NameOID.COUNTRY_NAME,
-    "ST": NameOID.STATE_OR_PROVINCE_NAME,
-    "L": NameOID.LOCALITY_NAME,
-    "STREET": NameOID.STREET_ADDRESS,
-    "SN": NameOID.SURNAME,
-    "GN": NameOID.GIVEN_NAME,
-    "T": NameOID.TITLE,
-    "UID": NameOID.USER_ID,
-    "DC": NameOID.DOMAIN_COMPONENT,
-    "serialNumber": NameOID.SERIAL_NUMBER,
-    "emailAddress": NameOID.EMAIL_ADDRESS,
-}
-_NAME_KEYS: Mapping[ObjectIdentifier, str] = {oid: key for key, oid in NAME_OIDS.items()}
-_MAX_VALUE = {"emailAddress": 255}
-_DEFAULT_MAX_VALUE = 64
-_MAX_NAME_PARTS = 16
-_MAX_SAN = 16
-_MAX_SAN_VALUE = 255
-# Characters that reorder text on the screen: a name must read as it is.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-_ASCII_VALUES = frozenset({"serialNumber", "emailAddress", "C", "DC"})
 _PEM = re.compile(
     rb"-----BEGIN (CERTIFICATE|X509 CERTIFICATE|PKCS7|CMS)-----(.*?)-----END \1-----",
     re.DOTALL,
 )
 _MAX_FILE = 1 << 20
+
+__all__ = [
+    "CertificateFacts",
+    "CertificateFields",
+    "Identifiers",
+    "Name",
+    "NameRefused",
+    "alternative_names_of",
+    "build_certificate",
+    "build_root",
+    "build_self_signed",
+    "describe",
+    "describe_key",
+    "encode_pem",
+    "load_certificate",
+    "load_certificates",
+    "load_public_key",
+    "public_key_of",
+    "read_identifiers",
+    "subject_of",
+]
 
 KEY_USAGES = frozenset(
     {
@@ -90,18 +88,8 @@ EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
 
 
 _EXTENDED_KEY_USAGE_NAMES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
-_SAN_KINDS: Mapping[type[x509.GeneralName], str] = {
-    x509.DNSName: "DNS",
-    x509.UniformResourceIdentifier: "URI",
-    x509.RFC822Name: "email",
-    x509.IPAddress: "IP",
-}
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
-
-
-class NameRefused(Malformed):
-    """A name, or an alternative name, that will not stand in a certificate."""
 
 
 class Identifiers(NamedTuple):
@@ -229,17 +217,17 @@ def authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
 
 def describe(der: bytes) -> CertificateFacts:
     """The facts of a certificate for records and pages. Raises :class:`Malformed`."""
-    certificate = load_certificate(der)
+    certificate, identifiers = load_certificate(der), read_identifiers(der)
     usage = _extension(certificate, x509.ExtendedKeyUsage)
     try:
         return CertificateFacts(
-            subject=certificate.subject.rfc4514_string(),
-            issuer=certificate.issuer.rfc4514_string(),
+            subject=describe_name(asn1.read(identifiers.subject)),
+            issuer=describe_name(asn1.read(identifiers.issuer)),
             serial_number=format_serial_number(certificate.serial_number),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             sha256=hashlib.sha256(der).hexdigest(),
-            public_key_sha256=hashlib.sha256(read_identifiers(der).public_key).hexdigest(),
+            public_key_sha256=hashlib.sha256(identifiers.public_key).hexdigest(),
             key=describe_key(public_key_of(certificate)),
             subject_alternative_name=", ".join(
                 f"{kind}:{value}" for kind, value in _alternative_names(certificate)
@@ -273,7 +261,7 @@ def subject_of(der: bytes) -> Name:
     """The subject as a :data:`Name`, to be used again in a renewal. Raises :class:`Malformed`."""
     try:
         return tuple(
-            (_NAME_KEYS[attribute.oid], str(attribute.value)) for attribute in load_certificate(der).subject
+            (NAME_KEYS[attribute.oid], str(attribute.value)) for attribute in load_certificate(der).subject
         )
     except (KeyError, ValueError):
         raise Malformed("the subject holds attributes that are not used here") from None
@@ -286,7 +274,7 @@ def alternative_names_of(der: bytes) -> tuple[tuple[str, str], ...]:
 
 def _alternative_names(certificate: x509.Certificate) -> Iterable[tuple[str, str]]:
     for name in _extension(certificate, x509.SubjectAlternativeName) or ():
-        kind = _SAN_KINDS.get(type(name))
+        kind = SAN_KINDS.get(type(name))
         yield (kind, str(name.value)) if kind else ("other", type(name).__name__)
 
 
@@ -329,67 +317,6 @@ def _load_der(data: bytes) -> tuple[bytes, ...]:
 def encode_pem(certificate: bytes) -> str:
     """PEM of one certificate."""
     return load_certificate(certificate).public_bytes(Encoding.PEM).decode()
-
-
-# --- Names -----------------------------------------------------------------------------------------------
-
-
-def encode_name(name: Name) -> x509.Name:
-    """A subject from pairs of attribute and value. Raises :class:`NameRefused` with the reason."""
-    if len(name) > _MAX_NAME_PARTS:
-        raise NameRefused("the name has too many parts")
-    return x509.Name([_encode_name_part(key, value) for key, value in name])
-
-
-def _encode_name_part(key: str, value: str) -> x509.NameAttribute[str]:
-    oid = NAME_OIDS.get(key)
-    if oid is None:
-        raise NameRefused(f"unknown name attribute {key!r}")
-    verify_name_value(value, max_length=_MAX_VALUE.get(key, _DEFAULT_MAX_VALUE))
-    if key in _ASCII_VALUES and not value.isascii():
-        raise NameRefused(f"{key} holds other characters than ASCII")
-    if key == "serialNumber" and asn1.encode_text(value)[0] != asn1.PRINTABLE_STRING:
-        raise NameRefused("serialNumber holds characters that it may not hold")
-    try:
-        return x509.NameAttribute(oid, value)
-    except ValueError:
-        raise NameRefused(f"{key} has a value that it may not have") from None
-
-
-def verify_name_value(value: str, *, max_length: int = _DEFAULT_MAX_VALUE) -> None:
-    """A value that reads the same everywhere: of sane length, no control and no reordering characters."""
-    if not value or value != value.strip():
-        raise NameRefused("a value is empty or has spaces around it")
-    if len(value) > max_length:
-        raise NameRefused(f"a value is longer than {max_length} characters")
-    for character in value:
-        if character in _BIDI or unicodedata.category(character) in _REFUSED_CATEGORIES:
-            raise NameRefused("a value holds control characters")
-
-
-def encode_alternative_names(names: Iterable[tuple[str, str]]) -> list[x509.GeneralName]:
-    """Alternative names from pairs of kind and value. Raises :class:`NameRefused`."""
-    names = tuple(names)
-    if len(names) > _MAX_SAN:
-        raise NameRefused("too many alternative names")
-    return [_encode_alternative_name(kind, value) for kind, value in names]
-
-
-def _encode_alternative_name(kind: str, value: str) -> x509.GeneralName:
-    verify_name_value(value, max_length=_MAX_SAN_VALUE)
-    try:
-        match kind:
-            case "DNS" if re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", value):
-                return x509.DNSName(value)
-            case "URI" if value.isascii() and " " not in value and urlsplit(value).scheme:
-                return x509.UniformResourceIdentifier(value)
-            case "email" if re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", value):
-                return x509.RFC822Name(value)
-            case "IP":
-                return x509.IPAddress(ip_address(value))
-    except ValueError:
-        raise NameRefused(f"not an alternative name of kind {kind}") from None
-    raise NameRefused(f"not an alternative name of kind {kind}")
 
 
 # --- Building --------------------------------------------------------------------------------------------

@@ -16,24 +16,16 @@ from cryptography.x509.oid import AttributeOID
 
 from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
-from pki.core.certificates import (
-    NAME_OIDS,
-    Name,
-    describe_key,
-    encode_alternative_names,
-    encode_name,
-    signing_hash,
-)
+from pki.core.certificates import describe_key, signing_hash
+from pki.core.names import Name, describe_name, encode_alternative_names, encode_name
 from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
 
 CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 MAX_ATTRIBUTES = 20
 MAX_EXTENSIONS = 40
-MAX_NAME_PARTS = 64
 # 0 says RFC 2986; Apple's closed client on macOS writes 2 (real messages).
 _VERSIONS = frozenset({0, 2})
-_SHORT_NAMES = {oid.dotted_string: name for name, oid in NAME_OIDS.items()}
 
 
 class CsrError(Malformed):
@@ -139,46 +131,6 @@ def _decode_extension_oids(node: asn1.Node) -> Iterable[str]:
         yield asn1.decode_oid(asn1.Fields(extension, "extension").take(asn1.OID))
 
 
-def describe_name(node: asn1.Node) -> str:
-    """A Name as RFC 4514 text, last part first; what is no text stands as hexadecimal."""
-    parts: list[str] = []
-    for rdn in asn1.children(node):
-        if rdn.tag != asn1.SET:
-            raise Malformed("name: unexpected type")
-        parts.append("+".join(_describe_attribute(attribute) for attribute in asn1.children(rdn)))
-    if len(parts) > MAX_NAME_PARTS:
-        raise Malformed("name: too many parts")
-    return ",".join(reversed(parts))
-
-
-def _describe_attribute(node: asn1.Node) -> str:
-    fields = asn1.Fields(node, "name")
-    oid, value = asn1.decode_oid(fields.take(asn1.OID)), fields.take()
-    fields.end()
-    name = _SHORT_NAMES.get(oid, oid)
-    try:
-        return f"{name}={_escape(asn1.decode_text(value))}"
-    except Malformed:
-        return f"{name}=#{value.encoded.hex()}"
-
-
-def _escape(text: str) -> str:
-    """RFC 4514 section 2.4, and control characters as hexadecimal, so that a line stays one line."""
-    out = []
-    for position, character in enumerate(text):
-        if character < " " or character == "\x7f":
-            out.append(f"\\{ord(character):02X}")
-        elif (
-            character in '\\,+"<>;'
-            or (position == 0 and character in " #")
-            or (position == len(text) - 1 and character == " ")
-        ):
-            out.append("\\" + character)
-        else:
-            out.append(character)
-    return "".join(out)
-
-
 def encode_signing_request(
     *,
     subject: Name,
@@ -186,7 +138,7 @@ def encode_signing_request(
     challenge_password: str | None = None,
     san: Sequence[tuple[str, str]] = (),
 ) -> bytes:
-    """A request in DER, as a client sends it. Raises :class:`pki.core.certificates.NameRefused`."""
+    """A request in DER, as a client sends it. Raises :class:`pki.core.names.NameRefused`."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(encode_name(subject))
     if san:
         names = x509.SubjectAlternativeName(encode_alternative_names(san))

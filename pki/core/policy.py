@@ -1,0 +1,92 @@
+"""Which public keys a certificate may be issued for.
+
+RSA of 2048 to 8192 bits with a sane exponent and no weakness that can be seen in a moment (small factors,
+close primes, ROCA), and the curves P-256 and P-384. Sources: CA/Browser Forum Baseline Requirements 6.1.1.3
+and 6.1.6, Boulder's goodkey, CVE-2017-15361.
+"""
+
+from __future__ import annotations
+
+import math
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from pki.core.algorithms import PublicKey
+from pki.core.certificates import load_public_key
+from pki.core.scan import Limits, Malformed, scan
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+MIN_RSA_EXPONENT = 5
+MAX_RSA_EXPONENT = 1 << 32
+FERMAT_ROUNDS = 100
+_LIMITS = Limits(size=2200, depth=6, nodes=20)
+
+
+def _primes_below(limit: int) -> list[int]:
+    sieve = bytearray([1]) * limit
+    sieve[:2] = b"\0\0"
+    for number in range(2, math.isqrt(limit) + 1):
+        if sieve[number]:
+            sieve[number * number :: number] = bytes(len(range(number * number, limit, number)))
+    return [number for number in range(limit) if sieve[number]]
+
+
+_SMALL_PRIMES_PRODUCT = math.prod(_primes_below(4096))
+# Moduli made by the flawed Infineon library are powers of 65537 modulo each of these primes.
+_ROCA_REMAINDERS = tuple(
+    (prime, frozenset(pow(65537, exponent, prime) for exponent in range(prime)))
+    for prime in _primes_below(168)[1:]
+)
+
+
+class KeyRefused(Exception):
+    """The public key will not get a certificate; ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def verify_key(spki_der: bytes) -> PublicKey:
+    """Load a SubjectPublicKeyInfo (DER) and check it against the policy. Raises :class:`KeyRefused`."""
+    try:
+        scan(spki_der, _LIMITS)
+        key = load_public_key(spki_der)
+    except Malformed as error:
+        raise KeyRefused(error.reason) from None
+    if isinstance(key, rsa.RSAPublicKey):
+        _verify_rsa(key.public_numbers())
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+            raise KeyRefused(f"the curve {key.curve.name} is not allowed: P-256 or P-384")
+        return key
+    raise KeyRefused("only RSA and EC keys are allowed")
+
+
+def _verify_rsa(numbers: rsa.RSAPublicNumbers) -> None:
+    modulus, exponent = numbers.n, numbers.e
+    bits = modulus.bit_length()
+    if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
+        raise KeyRefused(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, this one {bits}")
+    if exponent % 2 == 0 or not MIN_RSA_EXPONENT <= exponent < MAX_RSA_EXPONENT:
+        raise KeyRefused("the exponent of the RSA key is not allowed")
+    if math.gcd(modulus, _SMALL_PRIMES_PRODUCT) != 1:
+        raise KeyRefused("the RSA modulus has a small factor")
+    if all(modulus % prime in remainders for prime, remainders in _ROCA_REMAINDERS):
+        raise KeyRefused("the RSA key was made by a flawed library (ROCA)")
+    if _has_close_factors(modulus):
+        raise KeyRefused("the factors of the RSA modulus are too close")
+
+
+def _has_close_factors(modulus: int) -> bool:
+    """Fermat's method: with factors close to each other, a² - n is soon a square."""
+    a = math.isqrt(modulus - 1) + 1
+    square = a * a - modulus
+    for _ in range(FERMAT_ROUNDS):
+        if math.isqrt(square) ** 2 == square:
+            return True
+        square += 2 * a + 1
+        a += 1
+    return False
