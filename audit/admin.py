@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.contrib import admin
 from django.db.models import Model, QuerySet
@@ -24,7 +24,13 @@ from audit.wording import action_in_words, kind_in_words, surface_in_words, targ
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+if TYPE_CHECKING:  # generic for the type checker only
+    _Admin: TypeAlias = admin.ModelAdmin[Any]
+else:
+    _Admin = admin.ModelAdmin
+
+
+class ReadOnlyAdmin(_Admin):
     """Rows that are written once, by the server: nobody adds, changes or deletes them here."""
 
     show_full_result_count = False
@@ -66,8 +72,8 @@ class WhenFilter(admin.SimpleListFilter):
         "month": (_("last 30 days"), timedelta(days=30)),
     }
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str | Promise]]:
-        return [(key, title) for key, (title, _span) in self.spans.items()]
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(key, str(title)) for key, (title, _span) in self.spans.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in self.spans:

@@ -340,7 +340,7 @@ def _urgency(left: timedelta, *, worry: int, alarm: int) -> str:
     return "wait" if left <= timedelta(days=worry) else "good"
 
 
-# --- set-up --------------------------------------------------------------------------------------------------
+# --- set-up ---
 
 
 def _steps(has_issuer: bool, push_certificates: list[PushCertificate], has_device: bool) -> list[Step]:

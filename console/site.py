@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.admin import AdminSite
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -35,7 +36,7 @@ class BramleyAdminSite(AdminSite):
         sections.append(_listed(OTHER, by_label, [label for label in sorted(by_label) if label not in named]))
         return [section for section in sections if section["models"]]
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """Home: what needs attention, what expires, what is left to set up, what happened."""
         board = home.board(request.user, timezone.now())
         return super().index(request, {"board": board, **(extra_context or {})})

@@ -73,9 +73,8 @@ def thousands(count: int) -> str:
 @register.filter
 def badge(instance: models.Model, field_name: str = "state") -> SafeString | str:
     """The state of an object as a coloured word: ``{{ delivery|badge:"state" }}``."""
-    field = instance._meta.get_field(field_name)
     value = getattr(instance, field_name)
-    return state_badge(value, dict(field.flatchoices).get(value, value))
+    return state_badge(value, getattr(instance, f"get_{field_name}_display")())
 
 
 @register.simple_tag
@@ -154,6 +153,7 @@ def _cells(cl: ChangeList, row: models.Model) -> Iterator[SafeString]:
 def _shown(cl: ChangeList, row: models.Model, name: Any, is_link: bool) -> tuple[str | SafeString, list[str]]:
     """What a cell says, and its classes."""
     empty = cl.model_admin.get_empty_value_display()
+    field: Any
     try:
         field, attr, value = lookup_field(name, row, cl.model_admin)
     except ObjectDoesNotExist:
