@@ -7,6 +7,7 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from pki.core.names import Name, encode_name
 from pki.models import Certificate, Issuer, Purpose
 
 
@@ -50,7 +51,17 @@ class Challenge(models.Model):
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.subject)
+        return encode_name(self.subject_name).rfc4514_string()
+
+    @property
+    def subject_name(self) -> Name:
+        """The subject as a name: JSON has no tuples."""
+        return tuple((key, value) for key, value in self.subject)
+
+    @property
+    def alternative_names(self) -> tuple[tuple[str, str], ...]:
+        """The alternative names as pairs of kind and value."""
+        return tuple((kind, value) for kind, value in self.subject_alternative_name)
 
 
 class TransactionStatus(models.TextChoices):
@@ -74,7 +85,10 @@ class Transaction(models.Model):
     csr_subject = models.CharField(_("subject asked for"), max_length=500, blank=True)
     csr_key = models.CharField(_("key of the request"), max_length=40, blank=True)
     signer_sha256 = models.CharField(_("SHA-256 of the signer"), max_length=64, blank=True)
+    signer_key_sha256 = models.CharField(_("SHA-256 of the signer's key"), max_length=64, blank=True)
     signer_subject = models.CharField(_("signer"), max_length=500, blank=True)
+    digest = models.CharField(_("digest"), max_length=10, blank=True)
+    cipher = models.CharField(_("cipher"), max_length=20, blank=True)
     challenge = models.ForeignKey(
         Challenge,
         null=True,
@@ -94,6 +108,11 @@ class Transaction(models.Model):
     remote_addr = models.CharField(_("address"), max_length=45, blank=True)
     user_agent = models.CharField(_("client"), max_length=200, blank=True)
     created_at = models.DateTimeField(_("at"), db_index=True)
+    repeats = models.PositiveIntegerField(
+        _("repeats"),
+        default=0,
+        help_text=_("How often the same request came again and got the same certificate."),
+    )
 
     class Meta:
         verbose_name = _("SCEP transaction")

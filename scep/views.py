@@ -1,0 +1,94 @@
+"""SCEP over HTTP (RFC 8894 section 4): by GET, and PKIOperation by POST too."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import UnreadablePostError
+from django.utils import timezone
+
+from audit import recording
+from pki import issuers
+from pki.models import Issuer, IssuerKind
+from scep import operations, throttle
+from scep.core import capabilities, wire
+
+CLIENT_ADDRESS = "bramley.client_address"
+"""Where the door leaves the address of the client behind a trusted proxy; else it is the peer's."""
+
+
+def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
+    """``/scep/`` and ``/scep/<issuer>/``."""
+    if request.method not in {"GET", "POST"}:
+        return _plain(405, "method not allowed", {"Allow": "GET, POST"})
+    issuer = _issuer(slug)
+    try:
+        query = wire.decode_query(request.META.get("QUERY_STRING", ""))
+    except wire.WireError as fault:
+        return _plain(400, str(fault))
+    # A POST can only be a PKIOperation; some clients leave the name out, some send the message twice.
+    operation = query.operation or ("PKIOperation" if request.method == "POST" else "")
+    if operation == "PKIOperation":
+        return _pki_operation(request, issuer, query)
+    if request.method == "GET" and operation == "GetCACaps":
+        return HttpResponse(capabilities.encode_capabilities(), content_type=capabilities.CONTENT_TYPE)
+    if request.method == "GET" and operation == "GetCACert":
+        certificate = issuers.current_certificate(issuers.current_key(issuer))
+        return HttpResponse(bytes(certificate.der), content_type=wire.CA_CERTIFICATE)
+    return _plain(400, "unknown operation")
+
+
+def _pki_operation(request: HttpRequest, issuer: Issuer, query: wire.Query) -> HttpResponse:
+    now = timezone.now()
+    remote_addr = _client_address(request)
+    if wait := throttle.seconds_to_wait(remote_addr, now):
+        return _plain(429, "too many failures", {"Retry-After": str(wait)})
+    try:
+        body = _body(request) if request.method == "POST" else wire.decode_get_message(query.message)
+    except wire.WireError as fault:
+        status = 413 if isinstance(fault, wire.TooLarge) else 400
+        recording.refuse("scep", str(fault), remote_addr=remote_addr, now=now)
+        reply = operations.Reply(status, "text/plain", f"{fault}\n".encode(), failed=True)
+    else:
+        reply = operations.pki_operation(
+            issuer,
+            body,
+            remote_addr=remote_addr,
+            user_agent=request.META.get("HTTP_USER_AGENT", ""),
+            now=now,
+        )
+    if reply.failed and throttle.count_failure(remote_addr, now):
+        recording.refuse("scep", "too many failures", remote_addr=remote_addr, now=now)
+    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type)
+
+
+def _issuer(slug: str | None) -> Issuer:
+    """The issuer that the address names, or the default one. 404 where there is none that has a key."""
+    issuer = issuers.default_issuer() if slug is None else Issuer.objects.filter(slug=slug).first()
+    if issuer is None or issuer.kind == IssuerKind.TRUST_ONLY:
+        raise Http404
+    return issuer
+
+
+def _body(request: HttpRequest) -> bytes:
+    """The body, of which no more is read than is allowed."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not length.isdecimal():
+        raise wire.WireError("no length")
+    if int(length) > wire.MAX_MESSAGE:
+        raise wire.TooLarge("the message is too large")
+    try:
+        body = request.read()
+    except UnreadablePostError:
+        raise wire.WireError("the body did not arrive") from None
+    if not body:
+        raise wire.WireError("no message")
+    return body
+
+
+def _client_address(request: HttpRequest) -> str:
+    address: str = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
+    return address
+
+
+def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> HttpResponse:
+    return HttpResponse(f"{text}\n", status=status, content_type="text/plain", headers=headers)
