@@ -41,6 +41,14 @@ class PushCertificate(models.Model):
         _("why pushes are held"), max_length=300, blank=True, help_text=_("APNs refused this certificate.")
     )
     held_at = models.DateTimeField(_("held since"), null=True, blank=True)
+    failures = models.PositiveIntegerField(
+        _("failures in a row"), default=0, help_text=_("Batches in a row that APNs could not take.")
+    )
+    paused_until = models.DateTimeField(_("resting until"), null=True, blank=True)
+    trouble = models.CharField(
+        _("trouble"), max_length=300, blank=True, help_text=_("Why APNs could not be reached, until it can.")
+    )
+    activated_at = models.DateTimeField(_("active since"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
     class Meta:

@@ -1,0 +1,298 @@
+"""Push certificates: request, import, renewal, and which one wakes a topic's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from audit.recording import Actor, record
+from devices.models import Enrollment, EnrollmentState
+from push import outbox
+from push.core import pushcert
+from push.models import PushCertificate, PushCertificateState
+from vault.sealed import seal, unseal
+
+EXPIRY_ALARMS = (timedelta(days=60), timedelta(days=30), timedelta(days=7), timedelta(days=1))
+
+
+class PushCertificateRefused(Exception):
+    """A request or import that is refused; ``reason`` says why, for the administrator."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TopicChange(PushCertificateRefused):
+    """The certificate has another topic than the active ones: allowed only when it is confirmed.
+
+    Apple fixes the topic of a device when it enrols. ``devices``: how many listen to the active topics.
+    """
+
+    def __init__(self, topic: str, active_topics: Sequence[str], devices: int) -> None:
+        super().__init__(
+            _(
+                "The certificate has another topic (%(new)s) than the active one (%(old)s). It cannot wake "
+                "the %(devices)d enrolled devices, which listen to the old topic: when the old certificate "
+                "expires they have to enrol again. To renew, sign in to Apple's portal with the Apple "
+                "Account that made the old certificate, and renew that one. Confirm only if you mean it."
+            )
+            % {"new": topic, "old": ", ".join(active_topics), "devices": devices}
+        )
+        self.topic = topic
+        self.active_topics = tuple(active_topics)
+        self.devices = devices
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a TLS client needs, as PEM text. The key is not encrypted: keep it off the disk."""
+
+    certificate_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Import:
+    """What an import brings, verified; ``pending``: the request of ours that it answers."""
+
+    file: pushcert.PushCertificateFile
+    facts: pushcert.PushCertificateFacts
+    private_key: bytes = field(repr=False)
+    pending: PushCertificate | None
+
+
+def create_request(common_name: str, actor: Actor) -> PushCertificate:
+    """Make a key (RSA 2048) and a certificate request for Apple's portal.
+
+    Raises :class:`PushCertificateRefused` when the name will not do.
+    """
+    key = rsa.generate_private_key(public_exponent=65537, key_size=pushcert.REQUEST_RSA_BITS)
+    private_key = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        request = pushcert.encode_request(common_name, private_key)
+    except pushcert.PushCertError as error:
+        raise PushCertificateRefused(str(error)) from error
+    row = PushCertificate(common_name=pushcert.verify_common_name(common_name), csr=request)
+    row.private_key_sealed = seal(private_key, context=_context(row))
+    with transaction.atomic():
+        row.save()
+        record("push_certificate.requested", actor=actor, target=row)
+    return row
+
+
+def import_certificate(
+    data: bytes,
+    *,
+    password: str = "",
+    private_key: bytes = b"",
+    confirm_topic_change: bool = False,
+    actor: Actor,
+    now: datetime,
+) -> PushCertificate:
+    """Take a push certificate into use: PEM, DER or PKCS #12.
+
+    The private key comes from the file, from ``private_key`` (PEM or DER), or is the one of a request made
+    here, or of an earlier certificate with the same key. ``password`` opens an encrypted file or key.
+    The certificate replaces the active one of its topic; pushes that were held are due again.
+
+    Raises :class:`PushCertificateRefused`; :class:`TopicChange` when only another topic is active and
+    ``confirm_topic_change`` is not given. A refusal changes nothing.
+    """
+    try:
+        brought = _verify(data, password, private_key, now)
+    except pushcert.PushCertError as error:
+        raise PushCertificateRefused(str(error)) from error
+    with transaction.atomic():
+        active_rows = list(
+            PushCertificate.objects.select_for_update().filter(state=PushCertificateState.ACTIVE)
+        )
+        topics_before = _verify_topic_stays(brought.facts.topic, active_rows, confirm_topic_change)
+        if any(bytes(row.der) == brought.file.certificate for row in active_rows):
+            raise PushCertificateRefused(_("This certificate is already in use."))
+        for row in active_rows:
+            if row.topic == brought.facts.topic:
+                row.state = PushCertificateState.REPLACED
+                row.save(update_fields=["state"])
+        certificate = _activate(brought, now)
+        released = outbox.release(certificate.topic, now=now)
+        record(
+            "push_certificate.imported",
+            actor=actor,
+            target=certificate,
+            details={
+                "topic": certificate.topic,
+                "serial_number": certificate.serial_number,
+                "not_after": brought.facts.not_after.isoformat(),
+                "topics_before": topics_before,
+                "pushes_released": released,
+            },
+        )
+    return certificate
+
+
+def _verify(data: bytes, password: str, private_key: bytes, now: datetime) -> _Import:
+    file = pushcert.decode_file(data, password=password)
+    facts = pushcert.verify_current(pushcert.describe(file.certificate), now=now)
+    given = pushcert.decode_private_key(private_key, password=password) if private_key else file.private_key
+    pending = _pending_request(facts.public_key)
+    if given is not None:
+        return _Import(file, facts, pushcert.verify_key_matches(facts, given), pending)
+    keeper = pending or _earlier_with_key(facts.public_key)
+    if keeper is None:
+        raise pushcert.KeyMismatch(
+            _(
+                "The file has no private key, and the certificate belongs to no request made here. "
+                "Give the private key, or make a request here and have Apple sign that one."
+            )
+        )
+    return _Import(file, facts, _private_key(keeper), pending)
+
+
+def _pending_request(public_key: bytes) -> PushCertificate | None:
+    for row in PushCertificate.objects.filter(state=PushCertificateState.REQUESTED):
+        if pushcert.public_key_of_request(bytes(row.csr)) == public_key:
+            return row
+    return None
+
+
+def _earlier_with_key(public_key: bytes) -> PushCertificate | None:
+    """Apple renews a certificate from the same request too: then the key is one that we hold already."""
+    for row in PushCertificate.objects.exclude(state=PushCertificateState.REQUESTED):
+        if pushcert.public_key_of(_private_key(row)) == public_key:
+            return row
+    return None
+
+
+def _verify_topic_stays(topic: str, active_rows: Sequence[PushCertificate], confirmed: bool) -> list[str]:
+    """The topics that were active, if the new one is among them or the change is confirmed."""
+    topics = sorted({row.topic for row in active_rows})
+    if topics and topic not in topics and not confirmed:
+        devices = Enrollment.objects.filter(topic__in=topics, state=EnrollmentState.ENROLLED).count()
+        raise TopicChange(topic, topics, devices)
+    return topics
+
+
+def _activate(brought: _Import, now: datetime) -> PushCertificate:
+    row = brought.pending or PushCertificate()
+    facts = brought.facts
+    row.state = PushCertificateState.ACTIVE
+    row.topic = facts.topic
+    row.common_name = facts.common_name
+    row.serial_number = facts.serial_number[:40]
+    row.not_before, row.not_after = facts.not_before, facts.not_after
+    row.der = brought.file.certificate
+    row.chain = pushcert.encode_certificate_pem(*brought.file.chain)
+    row.private_key_sealed = seal(brought.private_key, context=_context(row))
+    row.activated_at = now
+    row.save()
+    return row
+
+
+def active(topic: str) -> PushCertificate | None:
+    """The certificate that wakes devices of this topic; it may be held or expired."""
+    return PushCertificate.objects.filter(state=PushCertificateState.ACTIVE, topic=topic).first()
+
+
+def only_topic() -> str:
+    """The topic for new enrolments: of the certificate last taken into use. Empty where there is none."""
+    newest = (
+        PushCertificate.objects.filter(state=PushCertificateState.ACTIVE)
+        .order_by("-activated_at", "-id")
+        .values_list("topic", flat=True)
+    )
+    return newest.first() or ""
+
+
+def retire(certificate: PushCertificate, *, actor: Actor, now: datetime) -> None:
+    """Take a certificate out of use without another in its place: nothing is sent for its topic any more."""
+    with transaction.atomic():
+        retired = PushCertificate.objects.filter(pk=certificate.pk, state=PushCertificateState.ACTIVE).update(
+            state=PushCertificateState.REPLACED
+        )
+        if not retired:
+            raise PushCertificateRefused(_("This certificate is not in use."))
+        record("push_certificate.retired", actor=actor, target=certificate, at=now)
+
+
+def hold(certificate: PushCertificate, reason: str, *, actor: Actor, now: datetime) -> int:
+    """Stop the topic of a certificate that does not work, and say why. Returns how many pushes wait.
+
+    The devices keep what they have: no attempt is counted, no token is given up.
+    """
+    with transaction.atomic():
+        newly = PushCertificate.objects.filter(pk=certificate.pk, held_at__isnull=True).update(
+            held_reason=reason[:300], held_at=now
+        )
+        held = outbox.hold(certificate.topic, reason)
+        if newly:
+            record(
+                "push_certificate.held",
+                actor=actor,
+                target=certificate,
+                reason=reason,
+                details={"topic": certificate.topic, "pushes_held": held},
+                at=now,
+            )
+    return held
+
+
+def release(certificate: PushCertificate, *, actor: Actor, now: datetime) -> int:
+    """Try a held certificate again, for instance after a mistake at Apple's. Returns how many pushes are due.
+
+    Raises :class:`PushCertificateRefused` when it is not in use or has expired.
+    """
+    if certificate.state != PushCertificateState.ACTIVE:
+        raise PushCertificateRefused(_("This certificate is not in use."))
+    if certificate.not_after is not None and certificate.not_after <= now:
+        raise PushCertificateRefused(_("This certificate has expired: renew it and import the new one."))
+    with transaction.atomic():
+        PushCertificate.objects.filter(pk=certificate.pk).update(
+            held_reason="", held_at=None, failures=0, paused_until=None, trouble=""
+        )
+        released = outbox.release(certificate.topic, now=now)
+        record(
+            "push_certificate.released",
+            actor=actor,
+            target=certificate,
+            details={"topic": certificate.topic, "pushes_released": released},
+            at=now,
+        )
+    return released
+
+
+def expiring(now: datetime) -> list[tuple[PushCertificate, timedelta]]:
+    """Active certificates within the first of :data:`EXPIRY_ALARMS` of their end, and what is left."""
+    rows = PushCertificate.objects.filter(
+        state=PushCertificateState.ACTIVE, not_after__lte=now + EXPIRY_ALARMS[0]
+    ).order_by("not_after")
+    return [(row, row.not_after - now) for row in rows if row.not_after is not None]
+
+
+def credentials(certificate: PushCertificate) -> Credentials:
+    """The certificate with its chain, and its private key opened. Raises :class:`vault.sealed.SealError`."""
+    return Credentials(
+        pushcert.encode_certificate_pem(bytes(certificate.der)) + bytes(certificate.chain),
+        pushcert.encode_private_key_pem(_private_key(certificate)),
+    )
+
+
+def request_pem(certificate: PushCertificate) -> bytes:
+    """The certificate request as PEM text, for Apple's portal (through a vendor's signature)."""
+    return pushcert.encode_request_pem(bytes(certificate.csr))
+
+
+def _private_key(row: PushCertificate) -> bytes:
+    return unseal(bytes(row.private_key_sealed), context=_context(row))
+
+
+def _context(row: PushCertificate) -> str:
+    return f"push.pushcertificate.private_key:{row.uuid}"

@@ -1,0 +1,311 @@
+"""The outbox: who is due a push. The rows are the truth; a task or the sweep acts on them.
+
+At most one push is pending for each enrollment. ``due_at`` says when the next one goes; ``lease_owner`` and
+``lease_until`` say who is sending one now. Whoever holds a lease settles it only if the row still bears it:
+a device that connected meanwhile has taken the lease away, and wins.
+
+Locks are taken in the order of enrollment ids, and those of enrollments before those of pushes.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from django.db import connection, models, transaction
+from django.db.models import Case, Q, Value, When
+from kombu.exceptions import OperationalError as BrokerUnreachable
+
+from devices.models import Enrollment, EnrollmentState
+from push.core import backoff
+from push.models import PushRequest, PushState
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 5000
+"""Enrollments in one statement."""
+LEASE = timedelta(seconds=45)
+"""Longer than a push may take (:data:`push.client.SEND_DEADLINE`), short enough to wait for a dead worker."""
+AT_LEAST_BETWEEN = timedelta(seconds=20)
+"""Between two pushes to a device that has not connected, however many commands are queued."""
+
+_random = secrets.SystemRandom()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Rows leased to one sender."""
+
+    owner: uuid.UUID
+    rows: tuple[PushRequest, ...]
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What a row becomes after its push. ``dead_token``: the token that APNs will not take any more."""
+
+    enrollment_id: int
+    state: PushState
+    due_at: datetime
+    attempts: int
+    result: str
+    sent_at: datetime | None
+    apns_id: uuid.UUID | None
+    dead_token: bytes | None = field(default=None, repr=False)
+
+
+def request_push(enrollment_ids: Iterable[int], *, now: datetime, due_at: datetime | None = None) -> int:
+    """Make a push due for each of these enrollments that is enrolled and has a living token.
+
+    One statement for up to :data:`CHUNK` enrollments. Runs in the caller's transaction and wakes a worker
+    when that commits. A row that is due sooner stays so; one that was pushed within
+    :data:`AT_LEAST_BETWEEN`, and whose device has not connected since, waits for the rest of that time;
+    what is held stays held. Returns how many rows there are now.
+    """
+    ids = sorted(set(enrollment_ids))
+    due = due_at or now
+    requested = 0
+    with transaction.atomic():
+        for chunk in _chunks(ids, CHUNK):
+            requested += _upsert(chunk, now, due)
+        if requested and due <= now:
+            transaction.on_commit(wake, robust=True)
+    return requested
+
+
+def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
+    """INSERT … SELECT … ON CONFLICT: the same on SQLite and PostgreSQL, one statement."""
+    push, enrollment = PushRequest._meta.db_table, Enrollment._meta.db_table
+    names = ", ".join(["%s"] * len(ids))
+    sql = f"""
+        INSERT INTO {push} (enrollment_id, state, due_at, requested_at, attempts, last_result)
+        SELECT id, %s, %s, %s, 0, ''
+          FROM {enrollment}
+         WHERE id IN ({names}) AND state = %s AND push_token IS NOT NULL AND token_dead_at IS NULL
+         ORDER BY id
+        ON CONFLICT (enrollment_id) DO UPDATE SET
+            state = CASE {push}.state WHEN %s THEN {push}.state ELSE excluded.state END,
+            attempts = CASE {push}.state WHEN %s THEN 0 ELSE {push}.attempts END,
+            requested_at = CASE {push}.state WHEN %s THEN excluded.requested_at ELSE {push}.requested_at END,
+            due_at = CASE
+                WHEN {push}.state = %s THEN excluded.due_at
+                WHEN {push}.last_sent_at > %s AND {push}.due_at > %s THEN %s
+                WHEN {push}.last_sent_at > %s OR {push}.due_at < excluded.due_at THEN {push}.due_at
+                ELSE excluded.due_at END
+    """  # noqa: S608 - only names of our own tables are put together here
+    recently = _instant(now - AT_LEAST_BETWEEN)
+    later = _instant(max(due, now + AT_LEAST_BETWEEN))
+    idle, held = PushState.IDLE.value, PushState.HELD.value
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql,
+            [
+                *(PushState.DUE.value, _instant(due), _instant(now)),
+                *ids,
+                *(EnrollmentState.ENROLLED.value, held, idle, idle, idle),
+                *(recently, later, later, recently),
+            ],
+        )
+        return cursor.rowcount
+
+
+def _instant(value: datetime) -> object:
+    return connection.ops.adapt_datetimefield_value(value)
+
+
+def connected(enrollment_id: int, *, more: bool, now: datetime) -> None:
+    """The device connected. One UPDATE; with ``more=False`` it touches nothing when the row is idle.
+
+    Call it with ``more=False`` *before* reading the queue, in the same transaction: then a command that is
+    queued at this very moment either is seen, or makes the row due again afterwards. Call it with
+    ``more=True`` when work is left (a command handed out, or a NotNow): the device is pushed again if it
+    does not come by itself, and the pause grows with the pushes that it took so far.
+    """
+    row = PushRequest.objects.filter(pk=enrollment_id)
+    if not more:
+        row.exclude(state=PushState.IDLE).update(state=PushState.IDLE, lease_owner=None, lease_until=None)
+        return
+    *steps, last = (Value(now + delay) for delay in backoff.after_connect(jitter()))
+    row.exclude(state=PushState.HELD).update(
+        state=PushState.DUE,
+        due_at=Case(*(When(attempts__lte=n, then=at) for n, at in enumerate(steps, 1)), default=last),
+        lease_owner=None,
+        lease_until=None,
+    )
+
+
+def anything_due(now: datetime) -> bool:
+    """Whether there is work: one look into the index of due rows."""
+    return _due(now).exists()
+
+
+def _due(now: datetime) -> models.QuerySet[PushRequest]:
+    free = Q(lease_until__isnull=True) | Q(lease_until__lte=now)
+    return PushRequest.objects.filter(free, state=PushState.DUE, due_at__lte=now)
+
+
+def claim(now: datetime, limit: int, *, not_topics: Sequence[str] = (), topic: str | None = None) -> Claim:
+    """Lease up to ``limit`` due rows, the longest due first. Two senders never hold the same row.
+
+    PostgreSQL skips rows that another sender has locked. SQLite admits one writer at a time; there and
+    everywhere the UPDATE asks again whether the row is due and free.
+    """
+    owner = uuid.uuid4()
+    due = _due(now).order_by("due_at")
+    due = due.filter(enrollment__topic=topic) if topic is not None else due
+    due = due.exclude(enrollment__topic__in=not_topics) if not_topics else due
+    with transaction.atomic():
+        found = due.values_list("pk", flat=True)
+        if connection.features.has_select_for_update_skip_locked:
+            found = found.select_for_update(skip_locked=True, of=("self",))
+        ids = list(found[:limit])
+        if not ids:
+            return Claim(owner, ())
+        _due(now).filter(pk__in=ids).update(lease_owner=owner, lease_until=now + LEASE)
+    rows = PushRequest.objects.filter(lease_owner=owner, pk__in=ids).select_related("enrollment")
+    return Claim(owner, tuple(rows.order_by("pk")))
+
+
+def settle(owner: uuid.UUID, settlements: Sequence[Settlement], *, now: datetime) -> int:
+    """Write down what became of the rows of one lease; rows that were taken away are left alone.
+
+    A dead token is marked so only if it is still the device's; otherwise the row is due at once with the
+    new one. Returns how many rows were settled.
+    """
+    settled = 0
+    for chunk in _chunks(sorted(settlements, key=lambda s: s.enrollment_id), 1000):
+        with transaction.atomic():
+            dead = _still_current(chunk)
+            ours = _lock_leased(owner, [s.enrollment_id for s in chunk])
+            _mark_dead(dead & ours, now)
+            changes = [_with_new_token(s, dead, now) for s in chunk if s.enrollment_id in ours]
+            settled += _update_rows(owner, changes)
+    return settled
+
+
+def _still_current(settlements: Sequence[Settlement]) -> set[int]:
+    """Of the enrollments whose token is said to be dead, those that still have that token; locked."""
+    tokens = {s.enrollment_id: s.dead_token for s in settlements if s.dead_token is not None}
+    if not tokens:
+        return set()
+    current = (
+        Enrollment.objects.filter(pk__in=tokens)
+        .order_by("pk")
+        .select_for_update(no_key=True)
+        .values_list("pk", "push_token")
+    )
+    return {pk for pk, token in current if token is not None and bytes(token) == tokens[pk]}
+
+
+def _lock_leased(owner: uuid.UUID, ids: Sequence[int]) -> set[int]:
+    leased = PushRequest.objects.filter(lease_owner=owner, pk__in=ids).order_by("pk")
+    return set(leased.select_for_update(no_key=True).values_list("pk", flat=True))
+
+
+def _mark_dead(ids: set[int], now: datetime) -> None:
+    if ids:
+        Enrollment.objects.filter(pk__in=ids).update(token_dead_at=now)
+
+
+def _with_new_token(settlement: Settlement, dead: set[int], now: datetime) -> Settlement:
+    """A push that failed for a token which the device has replaced since: again, with the new one."""
+    if settlement.dead_token is None or settlement.enrollment_id in dead:
+        return settlement
+    return replace(settlement, state=PushState.DUE, due_at=now)
+
+
+_SETTLED = ("state", "due_at", "attempts", "last_result", "last_sent_at", "last_apns_id")
+
+
+def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
+    """One UPDATE with a value list; a column of NULLs only needs its type said."""
+    if not changes:
+        return 0
+    meta = PushRequest._meta
+    columns = [meta.get_field(name) for name in ("enrollment", *_SETTLED)]
+    typed = connection.vendor == "postgresql"
+    row = ", ".join(f"CAST(%s AS {f.db_type(connection)})" if typed else "%s" for f in columns)
+    values = ", ".join([f"({row})"] * len(changes))
+    assignments = ", ".join(f"{name} = new.column{n}" for n, name in enumerate(_SETTLED, 2))
+    sql = f"""
+        UPDATE {meta.db_table} SET {assignments}, lease_owner = NULL, lease_until = NULL
+          FROM (VALUES {values}) AS new
+         WHERE {meta.db_table}.enrollment_id = new.column1 AND {meta.db_table}.lease_owner = %s
+    """  # noqa: S608 - only names of our own table are put together here
+    parameters: list[object] = []
+    for change in changes:
+        raw = (
+            change.enrollment_id,
+            change.state.value,
+            change.due_at,
+            change.attempts,
+            change.result[:200],
+            change.sent_at,
+            change.apns_id,
+        )
+        parameters += [f.get_db_prep_value(v, connection) for f, v in zip(columns, raw, strict=True)]
+    parameters.append(meta.get_field("lease_owner").get_db_prep_value(owner, connection))
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.rowcount
+
+
+def give_back(
+    owner: uuid.UUID, ids: Sequence[int], *, state: PushState, due_at: datetime, result: str
+) -> int:
+    """End the lease of rows that were not pushed; no attempt is counted."""
+    return PushRequest.objects.filter(lease_owner=owner, pk__in=ids).update(
+        state=state, due_at=due_at, last_result=result[:200], lease_owner=None, lease_until=None
+    )
+
+
+def hold(topic: str, reason: str) -> int:
+    """Hold every due push of a topic, also what a sender has leased, in one UPDATE. Returns how many."""
+    due = PushRequest.objects.filter(state=PushState.DUE, enrollment__topic=topic)
+    _lock_in_order(due)
+    return due.update(state=PushState.HELD, last_result=reason[:200], lease_owner=None, lease_until=None)
+
+
+def release(topic: str, *, now: datetime) -> int:
+    """Make every held push of a topic due, and wake a worker. Returns how many."""
+    with transaction.atomic():
+        held = PushRequest.objects.filter(state=PushState.HELD, enrollment__topic=topic)
+        _lock_in_order(held)
+        released = held.update(state=PushState.DUE, due_at=now)
+        if released:
+            transaction.on_commit(wake, robust=True)
+    return released
+
+
+def _lock_in_order(rows: models.QuerySet[PushRequest]) -> None:
+    """Lock rows by rising id, as every writer of many rows does: without it two of them could deadlock."""
+    if connection.features.has_select_for_update:
+        ordered = rows.order_by("pk").select_for_update(no_key=True, of=("self",))
+        for _pk in ordered.values_list("pk", flat=True).iterator():
+            pass
+
+
+def wake() -> None:
+    """Tell a worker that something is due. Without a broker the sweep finds it a few seconds later."""
+    from push.tasks import dispatch  # tasks import this module
+
+    try:
+        dispatch.apply_async(retry=False)
+    except BrokerUnreachable:
+        logger.warning("the broker cannot be reached: pushes wait for the next sweep")
+
+
+def jitter() -> float:
+    """A random number in [0, 1)."""
+    return _random.random()
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
