@@ -1,0 +1,101 @@
+"""Who sends a request: the certificate behind it, verified before anything of the body is parsed.
+
+One of two modes is configured. Without ``BRAMLEY_CLIENT_CERT_HEADER`` a request is signed: ``Mdm-Signature``
+holds a detached CMS message over the body. With it, a trusted proxy ended TLS and passes on the client's
+certificate; then a signature alone does not count (threats A13), and if there is one it has to name the same
+certificate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from devices import identity as identities
+from devices.models import Enrollment, Identity, IdentityState
+from mdm.answers import Rejected
+from mdm.core.headers import HeaderError, decode_client_certificate, decode_signature
+from mdm.proxies import is_trusted
+from pki import trust
+from pki.core.cms import CmsError, verify_signed_data
+from pki.models import Certificate, Purpose
+
+
+@dataclass(frozen=True)
+class Presented:
+    """A verified, current, unrevoked device certificate, and what it is pinned to.
+
+    ``identity`` is None for a certificate that was never used here: fresh, renewed, or of a foreign issuer.
+    """
+
+    certificate: Certificate
+    identity: Identity | None
+
+    @property
+    def enrollment(self) -> Enrollment | None:
+        """The device enrollment that the certificate is pinned to."""
+        return self.identity.enrollment if self.identity else None
+
+
+def authenticate(request: HttpRequest, body: bytes, now: datetime) -> Presented:
+    """The certificate with which the request was made. Raises :class:`Rejected`.
+
+    1. The configured proof is there, from a peer that may give it, and holds for these very bytes.
+    2. The certificate behind it is one that we know or whose issuer we trust for device identities.
+    3. It is current, and neither revoked nor superseded.
+    """
+    der = _proven_certificate(request, body)
+    found = identities.find(hashlib.sha256(der).hexdigest(), also=("enrollment__push",))
+    if found is None:
+        return Presented(_unpinned(der, now), None)
+    try:
+        trust.verify_record(found.certificate, purpose=Purpose.MDM_IDENTITY, now=now)
+    except trust.Untrusted as error:
+        raise Rejected(f"certificate {error.reason}", target=found.enrollment) from error
+    if found.state != IdentityState.ACTIVE:
+        raise Rejected("certificate superseded", target=found.enrollment)
+    return Presented(found.certificate, found)
+
+
+def _unpinned(der: bytes, now: datetime) -> Certificate:
+    try:
+        return trust.identify(der, purpose=Purpose.MDM_IDENTITY, now=now)
+    except trust.Untrusted as error:
+        fingerprint = hashlib.sha256(der).hexdigest()
+        raise Rejected(f"certificate {error.reason}", detail=f"SHA-256 {fingerprint}") from error
+
+
+def _proven_certificate(request: HttpRequest, body: bytes) -> bytes:
+    """DER of the certificate that the configured proof is for."""
+    header = settings.BRAMLEY_CLIENT_CERT_HEADER
+    signature = request.META.get("HTTP_MDM_SIGNATURE", "")
+    if not header:
+        return _signer(signature, body)
+    # The peer of the socket, not what X-Forwarded-For says of it (threats A11).
+    if not is_trusted(request.META.get("REMOTE_ADDR", ""), settings.BRAMLEY_TRUSTED_PROXIES):
+        raise Rejected("peer is not a trusted proxy")
+    value = request.META.get("HTTP_" + header.upper().replace("-", "_"), "")
+    if not value:
+        raise Rejected("no client certificate from the proxy")
+    try:
+        passed = decode_client_certificate(header, value)
+    except HeaderError as error:
+        raise Rejected("bad client certificate header", detail=error.reason) from error
+    if signature and _signer(signature, body) != passed:
+        raise Rejected("signature and client certificate differ")
+    return passed
+
+
+def _signer(signature: str, body: bytes) -> bytes:
+    if not signature:
+        raise Rejected("no Mdm-Signature")
+    try:
+        message = decode_signature(signature)
+        # Devices still sign with SHA-1 here, with and without signed attributes.
+        return verify_signed_data(message, detached_content=body, allow_sha1=True).signer
+    except (HeaderError, CmsError) as error:
+        raise Rejected("bad Mdm-Signature", detail=error.reason) from error

@@ -1,0 +1,90 @@
+"""Connect: the device reports on a command, or is idle, and takes the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from audit.recording import refuse
+from commands import queue
+from commands.core.report import Report, ReportError, Status, decode_report
+from devices import registry
+from devices.core.identity import IdentityError, resolve
+from devices.models import Enrollment, EnrollmentState
+from mdm import results
+from mdm.answers import Rejected, Reply
+from mdm.authentication import Presented
+from mdm.channels import addressed, adopt_renewed, device_enrollment, verify_open
+from push import outbox
+from push.models import PushState
+
+MAX_CONNECT = 10 * 1024 * 1024
+"""Bytes of a report."""
+
+
+def connect(presented: Presented, message: Mapping[str, Any], now: datetime, *, remote_addr: str) -> Reply:
+    """Answer one report with the next command, or with nothing. Raises :class:`Rejected`.
+
+    A device that is idle and has nothing waiting costs one read here (and one for its identity before), and
+    at most one write of the time of contact a minute. All else happens under a lock of its enrollment.
+    """
+    try:
+        report, channel = decode_report(message), resolve(message)
+    except (ReportError, IdentityError) as error:
+        raise Rejected("bad report", detail=str(error)) from error
+    owner = device_enrollment(presented, channel)
+    verify_open(owner)
+    if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
+        registry.seen(owner.pk, owner.last_seen_at, now)
+        return Reply()
+    if presented.identity is not None and _nothing_to_do(owner, channel.user_id, report):
+        registry.seen(owner.pk, owner.last_seen_at, now)
+        return Reply()
+    with transaction.atomic():
+        owner = adopt_renewed(presented, owner, now)
+        enrollment = addressed(owner, channel)
+        if enrollment is None:
+            return Reply()
+        reply, orphan = _exchange(registry.lock(enrollment), report, now)
+    if orphan:
+        refuse(
+            "mdm",
+            "answer to a command that is not this device's",
+            remote_addr=remote_addr,
+            detail=f"command {report.command_uuid_text}",
+            target=enrollment,
+        )
+    if enrollment.pk != owner.pk:
+        registry.seen(enrollment.pk, enrollment.last_seen_at, now)
+    registry.seen(owner.pk, owner.last_seen_at, now)
+    return reply
+
+
+def _nothing_to_do(owner: Enrollment, user_id: str, report: Report) -> bool:
+    """The device channel is idle, no push is under way for it and nothing is queued."""
+    if user_id or report.status is not Status.IDLE:
+        return False
+    push = getattr(owner, "push", None)
+    return (push is None or push.state == PushState.IDLE) and not queue.has_outstanding(owner)
+
+
+def _exchange(enrollment: Enrollment, report: Report, now: datetime) -> tuple[Reply, bool]:
+    """Record the report and choose the next command, on the locked row. True: the report was an orphan."""
+    verify_open(enrollment)
+    if enrollment.state == EnrollmentState.QUARANTINED:
+        return Reply(), False
+    orphan = False
+    if report.status is not Status.IDLE:
+        recorded = queue.record_report(enrollment, report, now)
+        orphan = recorded.orphan
+        if recorded.delivery is not None:
+            results.apply(enrollment, recorded.delivery, report, now)
+    # Before the queue is read: a command that arrives now is either seen, or makes a push due afterwards.
+    outbox.connected(enrollment.pk, more=False, now=now)
+    handed = queue.next_command(enrollment, after_not_now=report.status is Status.NOT_NOW, now=now)
+    if handed is not None or queue.has_outstanding(enrollment):
+        outbox.connected(enrollment.pk, more=True, now=now)
+    return (Reply(body=handed.body) if handed is not None else Reply()), orphan

@@ -1,0 +1,47 @@
+"""What the server itself does with answers to commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from commands.core.report import Report, Status
+from commands.models import CommandDelivery
+from devices import inventory, registry
+from devices.models import Channel, Enrollment
+
+
+def apply(enrollment: Enrollment, delivery: CommandDelivery, report: Report, now: datetime) -> None:
+    """Take over an acknowledged answer that has just finished ``delivery``, in that transaction.
+
+    Only of the device channel: what a user's channel answers says nothing about the device.
+    """
+    if report.status is not Status.ACKNOWLEDGED or enrollment.channel != Channel.DEVICE:
+        return
+    handle = _HANDLERS.get(delivery.command.request_type)
+    if handle is not None:
+        handle(enrollment, report.raw, now)
+
+
+def _device_information(enrollment: Enrollment, answer: Mapping[str, Any], now: datetime) -> None:
+    responses = answer.get("QueryResponses")
+    if isinstance(responses, Mapping):
+        inventory.record_device_information(enrollment.device, responses, now)
+
+
+def _security_info(enrollment: Enrollment, answer: Mapping[str, Any], now: datetime) -> None:
+    info = answer.get("SecurityInfo")
+    if isinstance(info, Mapping):
+        inventory.record_security_information(enrollment.device, info, now)
+
+
+def _erase_device(enrollment: Enrollment, _answer: Mapping[str, Any], now: datetime) -> None:
+    registry.erased(enrollment, now)
+
+
+_HANDLERS: Mapping[str, Callable[[Enrollment, Mapping[str, Any], datetime], None]] = {
+    "DeviceInformation": _device_information,
+    "SecurityInfo": _security_info,
+    "EraseDevice": _erase_device,
+}

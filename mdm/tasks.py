@@ -1,0 +1,86 @@
+"""What the server asks of devices by itself: DeviceInformation and SecurityInfo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from celery import shared_task
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from audit.recording import SERVER
+from commands import queue
+from commands.models import OUTSTANDING, CommandDelivery, CommandSource
+from devices.models import Channel, Enrollment, EnrollmentState
+
+EVERY = timedelta(hours=24)
+AT_ONCE = 2000
+"""Devices asked in one run: a fleet is asked over the day, not at midnight."""
+STALE = timedelta(days=3)
+"""A question that is not answered by then is dropped: the next one asks the same."""
+
+QUERIES = (
+    "DeviceName", "OSVersion", "BuildVersion", "SupplementalBuildVersion", "SupplementalOSVersionExtra",
+    "ModelName", "Model", "ModelNumber", "ProductName", "SerialNumber", "UDID", "IsSupervised",
+    "DeviceCapacity", "AvailableDeviceCapacity", "BatteryLevel", "IsAppleSilicon", "HostName",
+    "LocalHostName",
+    "IMEI", "MEID", "ServiceSubscriptions", "ModemFirmwareVersion", "CellularTechnology", "PhoneNumber",
+    "WiFiMAC", "BluetoothMAC", "EthernetMAC", "IsRoaming", "DataRoamingEnabled", "VoiceRoamingEnabled",
+    "PersonalHotspotEnabled", "IsDeviceLocatorServiceEnabled", "IsActivationLockEnabled",
+    "IsActivationLockSupported", "IsMDMLostModeEnabled", "IsDoNotDisturbInEffect", "IsCloudBackupEnabled",
+    "LastCloudBackupDate", "AwaitingConfiguration", "ActiveManagedUsers", "OSUpdateSettings",
+    "SoftwareUpdateDeviceID", "SoftwareUpdateSettings", "SystemIntegrityProtectionEnabled", "TimeZone",
+    "IsMultiUser", "EASDeviceIdentifier", "DiagnosticSubmissionEnabled", "AppAnalyticsEnabled",
+    "IsNetworkTethered", "PINRequiredForEraseDevice", "PINRequiredForDeviceLock",
+    "SupportsLOMDevice", "SupportsiOSAppInstalls",
+)  # fmt: skip
+
+
+def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
+    """Queue both questions for these enrollments, in the caller's transaction. Returns how many are asked."""
+    ids = list(enrollment_ids)
+    if not ids:
+        return 0
+    asked = 0
+    for request_type, payload in (("DeviceInformation", {"Queries": list(QUERIES)}), ("SecurityInfo", None)):
+        enqueued = queue.enqueue(
+            request_type,
+            payload,
+            ids,
+            source=CommandSource.SERVER,
+            actor=SERVER,
+            now=now,
+            expires_at=now + STALE,
+        )
+        asked = max(asked, enqueued.queued)
+    return asked
+
+
+@shared_task
+def refresh_inventory() -> int:
+    """Ask the devices whose inventory is a day old and who are not being asked already."""
+    now = timezone.now()
+    return ask_inventory(_to_ask(now), now)
+
+
+@shared_task
+def request_inventory(enrollment_id: int) -> int:
+    """Ask one device now."""
+    return ask_inventory([enrollment_id], timezone.now())
+
+
+def _to_ask(now: datetime) -> list[int]:
+    being_asked = CommandDelivery.objects.filter(
+        enrollment=OuterRef("pk"), state__in=OUTSTANDING, command__request_type="DeviceInformation"
+    )
+    old = Q(device__information_at=None, enrolled_at__lt=now - timedelta(minutes=10)) | Q(
+        device__information_at__lt=now - EVERY
+    )
+    return list(
+        Enrollment.objects.filter(
+            old, ~Exists(being_asked), channel=Channel.DEVICE, state=EnrollmentState.ENROLLED
+        )
+        .order_by("device__information_at", "pk")
+        .values_list("pk", flat=True)[:AT_ONCE]
+    )

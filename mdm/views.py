@@ -1,0 +1,93 @@
+"""The two addresses of devices. In order: method, size, certificate over the raw bytes, then the body."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, UnreadablePostError
+from django.utils import timezone
+
+from audit.recording import refuse
+from commands.core import plist
+from mdm.answers import Rejected, Reply
+from mdm.authentication import Presented, authenticate
+from mdm.checkin import check_in
+from mdm.connect import MAX_CONNECT, connect
+from mdm.core.checkin import MAX_CHECKIN
+
+CLIENT_ADDRESS = "bramley.client_address"
+Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime, str], Reply]
+
+
+def checkin_view(request: HttpRequest) -> HttpResponse:
+    """``/mdm/checkin``."""
+    return _serve(request, MAX_CHECKIN, _check_in)
+
+
+def connect_view(request: HttpRequest) -> HttpResponse:
+    """``/mdm/connect``; also check-ins, of profiles that have a ServerURL and no CheckInURL."""
+    return _serve(request, MAX_CONNECT, _connect)
+
+
+def _check_in(
+    presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime, _remote_addr: str
+) -> Reply:
+    return check_in(presented, message, hashlib.sha256(body).digest(), now)
+
+
+def _connect(
+    presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime, remote_addr: str
+) -> Reply:
+    if "MessageType" not in message:
+        return connect(presented, message, now, remote_addr=remote_addr)
+    if len(body) > MAX_CHECKIN:
+        raise Rejected("body too large", status=413)
+    return _check_in(presented, message, body, now, remote_addr)
+
+
+def _serve(request: HttpRequest, limit: int, handle: Handle) -> HttpResponse:
+    if request.method != "PUT":
+        return HttpResponse(status=405, headers={"Allow": "PUT"}, content_type="text/plain")
+    now = timezone.now()
+    remote_addr = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
+    try:
+        body = _read(request, limit)
+        presented = authenticate(request, body, now)
+        reply = handle(presented, _parse(body, limit), body, now, remote_addr)
+    except Rejected as rejected:
+        refuse(
+            "mdm",
+            rejected.reason,
+            remote_addr=remote_addr,
+            detail=rejected.detail,
+            target=rejected.target,
+            now=now,
+        )
+        return HttpResponse(status=rejected.status, content_type="text/plain")
+    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type)
+
+
+def _read(request: HttpRequest, limit: int) -> bytes:
+    """The body: what is too large is refused before it is read. Raises :class:`Rejected`."""
+    claimed = request.META.get("CONTENT_LENGTH") or "0"
+    if not claimed.isascii() or not claimed.isdigit():
+        raise Rejected("bad Content-Length")
+    if len(claimed) > 12 or int(claimed) > limit:
+        raise Rejected("body too large", status=413)
+    try:
+        body = request.read(limit + 1)
+    except UnreadablePostError as error:
+        raise Rejected("body cut off") from error
+    if len(body) != int(claimed):
+        raise Rejected("body cut off")
+    return body
+
+
+def _parse(body: bytes, limit: int) -> Mapping[str, Any]:
+    try:
+        return plist.read(body, max_size=limit)
+    except plist.PlistError as error:
+        raise Rejected("bad property list", detail=str(error)) from error

@@ -1,0 +1,82 @@
+"""A client of the door for devices: WSGI in, WSGI out, nothing of the admin between."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from mdm_project.doors import DeviceDoor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+
+
+class DeviceClient:
+    """Sends requests to :class:`mdm_project.doors.DeviceDoor` as a WSGI server would."""
+
+    def __init__(self, remote_addr: str = "127.0.0.1") -> None:
+        self.remote_addr = remote_addr
+        self.door = DeviceDoor()
+
+    def put(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """PUT, as devices do on /mdm/."""
+        return self.request("PUT", path, body, headers)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """GET."""
+        return self.request("GET", path, b"", headers)
+
+    def post(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """POST."""
+        return self.request("POST", path, body, headers)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        content_length: str | None = None,
+    ) -> Answer:
+        """Any method. ``content_length``: what the request claims, where that is not the truth."""
+        route, _, query = path.partition("?")
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote(route),
+            "QUERY_STRING": query,
+            "CONTENT_LENGTH": str(len(body)) if content_length is None else content_length,
+            "SERVER_NAME": "127.0.0.1",
+            "SERVER_PORT": "8000",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": self.remote_addr,
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for name, value in (headers or {}).items():
+            key = name.upper().replace("-", "_")
+            environ[key if key in {"CONTENT_TYPE"} else f"HTTP_{key}"] = value
+        started: list[Any] = []
+        response = self.door(environ, lambda status, pairs, *_rest: started.extend((status, pairs)))
+        try:
+            content = b"".join(response)
+        finally:
+            close = getattr(response, "close", None)
+            if close is not None:
+                close()
+        return Answer(int(started[0].split()[0]), content, dict(started[1]))
