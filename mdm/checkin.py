@@ -15,7 +15,7 @@ from commands.core import plist
 from devices import escrow, registry
 from devices.models import Enrollment, EnrollmentState, SecretKind
 from enrollment import completion
-from mdm import tasks
+from mdm import questions
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import adopt_renewed, device_enrollment, owner_of, verify_open
@@ -158,7 +158,7 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
             reason="no active push certificate has the topic that the device subscribed to",
             details={"topic": enrollment.topic},
         )
-    tasks.ask_inventory([enrollment.pk], now)
+    questions.ask_inventory([enrollment.pk], now)
 
 
 def _check_out(presented: Presented, message: messages.CheckOut, now: datetime) -> Reply:

@@ -1,10 +1,3 @@
-"""Addresses of devices, below /mdm/."""
+from django.urls import URLPattern
 
-from django.urls import path
-
-from mdm import views
-
-urlpatterns = [
-    path("checkin", views.checkin_view, name="mdm-checkin"),
-    path("connect", views.connect_view, name="mdm-connect"),
-]
+urlpatterns: list[URLPattern] = []

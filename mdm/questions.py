@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from celery import shared_task
 from django.db.models import Exists, OuterRef, Q
-from django.utils import timezone
 
 from audit.recording import SERVER
 from commands import queue
@@ -57,20 +55,8 @@ def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
     return asked
 
 
-@shared_task
-def refresh_inventory() -> int:
-    """Ask the devices whose inventory is a day old and who are not being asked already."""
-    now = timezone.now()
-    return ask_inventory(_to_ask(now), now)
-
-
-@shared_task
-def request_inventory(enrollment_id: int) -> int:
-    """Ask one device now."""
-    return ask_inventory([enrollment_id], timezone.now())
-
-
-def _to_ask(now: datetime) -> list[int]:
+def devices_to_ask(now: datetime) -> list[int]:
+    """Enrollments whose inventory is a day old and who are not being asked already."""
     being_asked = CommandDelivery.objects.filter(
         enrollment=OuterRef("pk"), state__in=OUTSTANDING, command__request_type="DeviceInformation"
     )
