@@ -102,7 +102,7 @@ class SurfaceFilter(admin.SimpleListFilter):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
-    list_display = ["at", "what", "about", "actor", "outcome", "reason", "remote_addr"]
+    list_display = ["at", "what", "about", "actor", "outcome", "reason"]
     list_display_links = ["what"]
     list_filter = [WhenFilter, "outcome", ActionFilter]
     search_fields = ["actor", "target_label", "reason", "remote_addr", "action", "target_id"]

@@ -65,7 +65,6 @@ NAMES: dict[str, str | Promise] = {
     "enrollment.enrollmentsession": _("Enrolment attempts"),
     "scep.transaction": _("SCEP requests"),
     "audit.auditevent": _("Who did what"),
-    "auth.group": _("Roles"),
 }
 
 

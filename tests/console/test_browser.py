@@ -1,0 +1,91 @@
+"""The console in a real browser: nothing that the content policy blocks, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.urls import NoReverseMatch, reverse
+
+from tests.console.fleet import make_fleet, make_push_certificate, make_records
+from tests.console.screens import Visitor, chromium, visitor
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
+]
+PASSWORD = "orchard-gate-9"
+
+
+@pytest.fixture(autouse=True)
+def _database_beside_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Playwright runs an event loop in this thread, and Django refuses the database beside one.
+    monkeypatch.setitem(os.environ, "DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    return
+
+
+@pytest.fixture
+def administrator() -> User:
+    return User.objects.create_superuser("ada", password=PASSWORD)
+
+
+def pages() -> list[tuple[str, str]]:
+    """Name and path of the list, and of one detail page, of every registered model."""
+    found = [("home", reverse("admin:index"))]
+    for model in admin.site._registry:
+        name = f"{model._meta.app_label}_{model._meta.model_name}"
+        found.append((f"{name}-list", reverse(f"admin:{name}_changelist")))
+        row = model._default_manager.order_by("-pk").first()
+        try:
+            if row is not None:
+                found.append((f"{name}-detail", reverse(f"admin:{name}_change", args=[row.pk])))
+        except NoReverseMatch:
+            continue
+    return found
+
+
+def look_around(guest: Visitor, suffix: str) -> None:
+    for name, path in pages():
+        guest.open(path)
+        guest.picture(f"{name}-{suffix}")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pages_with_much_data(live_server: object, administrator: User, theme: str) -> None:
+    now = datetime.now(UTC)
+    fleet = make_fleet(int(os.environ.get("BRAMLEY_SCREENS_DEVICES", "60")), now)
+    make_push_certificate(now)
+    make_records(fleet, now)
+    with visitor(str(live_server), dark=theme == "dark") as guest:
+        guest.open("/admin/login/")
+        guest.picture(f"login-{theme}")
+        guest.sign_in(administrator.username, PASSWORD)
+        look_around(guest, f"{theme}-much")
+        assert guest.trouble == []
+        assert guest.foreign == []
+
+
+def test_pages_of_an_empty_server(live_server: object, administrator: User) -> None:
+    with visitor(str(live_server)) as guest:
+        guest.sign_in(administrator.username, PASSWORD)
+        look_around(guest, "light-empty")
+        assert guest.trouble == []
+        assert guest.foreign == []
+
+
+def test_pages_on_a_phone(live_server: object, administrator: User) -> None:
+    now = datetime.now(UTC)
+    fleet = make_fleet(8, now)
+    make_push_certificate(now, days=5)
+    make_records(fleet, now) if len(fleet.devices) >= 30 else None
+    with visitor(str(live_server), width=390, height=844) as guest:
+        guest.sign_in(administrator.username, PASSWORD)
+        look_around(guest, "phone")
+        assert guest.trouble == []
+        overflow = guest.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0
