@@ -156,7 +156,7 @@ if REDIS_URL:
         "unacked_restore_throttle": 1,
         "unacked_restore_limit": 1000,
         "socket_connect_timeout": 1,
-        "socket_timeout": 5,
+        "socket_timeout": 2,
         "socket_keepalive": True,
         "health_check_interval": 10,
         "max_retries": 0,
