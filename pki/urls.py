@@ -1,3 +1,13 @@
-from django.urls import URLPattern
+"""What relying parties fetch: CA certificates and CRLs."""
 
-urlpatterns: list[URLPattern] = []
+from __future__ import annotations
+
+from django.urls import path
+
+from pki import views
+
+app_name = "pki"
+urlpatterns = [
+    path("<slug:slug>/ca.cer", views.certificate, name="certificate"),
+    path("<slug:slug>/<int:generation>.crl", views.crl, name="crl"),
+]

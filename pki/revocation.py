@@ -1,0 +1,146 @@
+"""Revocation, and the lists that tell relying parties (RFC 5280 section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Max, Q
+
+from audit.recording import Actor, record
+from pki import keys
+from pki.core.crl import RevokedCertificate, build_crl
+from pki.models import (
+    Certificate,
+    CertificateStatus,
+    Crl,
+    IssuerCertificate,
+    IssuerCertificateKind,
+    IssuerKey,
+    IssuerKeyState,
+    RevocationReason,
+)
+
+# A list is valid for a week (per issuer) and replaced every day.
+REPUBLISH_AFTER = timedelta(hours=24)
+KEPT_LISTS = 10
+_ANSWERED_FOR = (IssuerKeyState.CURRENT, IssuerKeyState.PREVIOUS, IssuerKeyState.CLOSED)
+
+
+class RevocationRefused(Exception):
+    """The certificate cannot be revoked; ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def revoke(certificate: Certificate, *, reason: RevocationReason, actor: Actor, now: datetime) -> Certificate:
+    """Revoke one certificate and publish the new CRL, in one transaction; returns the row as it is now.
+
+    A certificate that another CA issued is refused here from now on; its CA is not told.
+    Raises :class:`RevocationRefused` where it is revoked already.
+    """
+    with transaction.atomic():
+        if not revoke_all([certificate.pk], reason=reason, actor=actor, now=now):
+            raise RevocationRefused("the certificate is revoked already")
+        certificate.refresh_from_db()
+    return certificate
+
+
+def revoke_all(ids: Collection[int], *, reason: RevocationReason, actor: Actor, now: datetime) -> int:
+    """Revoke certificates by primary key, each recorded, with one new CRL per issuer key.
+
+    Returns how many were not revoked before.
+    """
+    with transaction.atomic():
+        rows = list(
+            Certificate.objects.select_for_update(of=("self",))
+            .select_related("issuer_key")
+            .filter(pk__in=ids)
+            .exclude(status=CertificateStatus.REVOKED)
+            .order_by("pk")
+        )
+        for certificate in rows:
+            certificate.status = CertificateStatus.REVOKED
+            certificate.revoked_at = now
+            certificate.revocation_reason = reason
+            certificate.save(update_fields=["status", "revoked_at", "revocation_reason"])
+            record(
+                "certificate.revoked",
+                actor=actor,
+                target=certificate,
+                reason=reason.value,
+                details={"serial_number": certificate.serial_number, "purpose": certificate.purpose},
+                at=now,
+            )
+        for issuer_key in {row.issuer_key_id: row.issuer_key for row in rows}.values():
+            if issuer_key.private_key_sealed is not None:
+                publish_crl(issuer_key, now)
+    return len(rows)
+
+
+def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
+    """Sign and store the next CRL of one key generation; its number only rises.
+
+    Holds the revoked certificates of that key that have not expired. Raises :class:`keys.KeyUnavailable`.
+    """
+    with transaction.atomic():
+        # The lock comes before the rows are read: the list with the higher number knows the later revocation.
+        locked = (
+            IssuerKey.objects.select_for_update(of=("self",)).select_related("issuer").get(pk=issuer_key.pk)
+        )
+        number = locked.crl_number + 1
+        revoked = [
+            RevokedCertificate(int(serial_number, 16), revoked_at or now, reason or "unspecified")
+            for serial_number, revoked_at, reason in Certificate.objects.filter(
+                issuer_key=locked, status=CertificateStatus.REVOKED, foreign=False, not_after__gt=now
+            )
+            .order_by("pk")
+            .values_list("serial_number", "revoked_at", "revocation_reason")
+        ]
+        next_update = now + timedelta(days=locked.issuer.crl_validity_days)
+        der = build_crl(
+            revoked,
+            number=number,
+            this_update=now,
+            next_update=next_update,
+            issuer_certificate=bytes(_signing_certificate(locked).der),
+            private_key=keys.issuer_private_key(locked),
+        )
+        IssuerKey.objects.filter(pk=locked.pk).update(crl_number=number)
+        issuer_key.crl_number = number
+        crl = Crl.objects.create(
+            issuer_key=locked,
+            number=number,
+            this_update=now,
+            next_update=next_update,
+            der=der,
+            entries=len(revoked),
+        )
+        Crl.objects.filter(issuer_key=locked, number__lte=number - KEPT_LISTS).delete()
+    return crl
+
+
+def _signing_certificate(issuer_key: IssuerKey) -> IssuerCertificate:
+    return issuer_key.certificates.get(
+        is_current=True, kind__in=(IssuerCertificateKind.SELF_SIGNED, IssuerCertificateKind.SUBORDINATE)
+    )
+
+
+def current_crl(issuer_key: IssuerKey) -> Crl:
+    """The newest published list of a key generation. Raises ``Crl.DoesNotExist``."""
+    return Crl.objects.filter(issuer_key=issuer_key).order_by("-number")[:1].get()
+
+
+def publish_due_crls(now: datetime) -> int:
+    """Publish the lists that are missing or older than a day; returns how many."""
+    due = (
+        IssuerKey.objects.filter(private_key_sealed__isnull=False, state__in=_ANSWERED_FOR)
+        .annotate(published_at=Max("crls__this_update"))
+        .filter(Q(published_at=None) | Q(published_at__lte=now - REPUBLISH_AFTER))
+        .filter(certificates__is_current=True)
+        .distinct()
+    )
+    return len([publish_crl(issuer_key, now) for issuer_key in due])
