@@ -6,24 +6,29 @@ Pure builders: certificates as DER, names and addresses in, dictionaries and an 
 from __future__ import annotations
 
 import hashlib
-import plistlib
 import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from commands.core import plist
+from pki.core.names import NAME_OIDS, Name
+
 Payload = dict[str, Any]
-Name = tuple[tuple[str, str], ...]
 
 SERVER_CAPABILITIES = ("com.apple.mdm.per-user-connections", "com.apple.mdm.bootstraptoken")
 SIGN_AND_ENCRYPT = 5
 RSA_BITS = 2048
 IDENTIFIER = "org.bramley.enrollment"
 
+# The bits of AccessRights, and which need another one (schema: com.apple.mdm).
+RIGHTS = tuple(1 << bit for bit in range(13))
+NEEDS = {2: 1, 128: 64}
+ALL_RIGHTS = sum(RIGHTS)
+
 # Attribute names that the SCEP payload takes as they are; others go by their number.
 SCEP_SUBJECT_NAMES = frozenset({"C", "L", "ST", "O", "OU", "CN"})
-SUBJECT_OIDS = {"serialNumber": "2.5.4.5", "UID": "0.9.2342.19200300.100.1.1"}
 
 # XML 1.0 has no place for these, and plistlib refuses some of them.
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -223,37 +228,26 @@ def configuration(content: Sequence[Payload], *, texts: Texts, identifier: str, 
 
 def encode(configuration: Payload) -> bytes:
     """The XML property list of a profile, keys in the order given."""
-    return plistlib.dumps(configuration, fmt=plistlib.FMT_XML, sort_keys=False)
+    return plist.write(configuration)
+
+
+class RightsRefused(ValueError):
+    """Rights that a device does not take: none, unknown ones, or ``right`` without what it ``needs``."""
+
+    def __init__(self, right: int = 0, needs: int = 0) -> None:
+        super().__init__(f"right {right} needs right {needs}" if right else "no right, or one that is none")
+        self.right = right
+        self.needs = needs
 
 
 def verify_access_rights(rights: int) -> int:
-    """``rights``, where a device takes them (AccessRights). Raises ValueError in plain words."""
+    """``rights``, where a device takes them (AccessRights). Raises :class:`RightsRefused`."""
     if not 0 < rights <= ALL_RIGHTS:
-        raise ValueError("Choose at least one right.")
+        raise RightsRefused
     for right, needs in NEEDS.items():
         if rights & right and not rights & needs:
-            raise ValueError(f"“{RIGHTS[right]}” needs “{RIGHTS[needs]}”.")
+            raise RightsRefused(right, needs)
     return rights
-
-
-# The bits of AccessRights, in the words of the MDM payload's reference.
-RIGHTS: dict[int, str] = {
-    1: "inspect installed profiles",
-    2: "install and remove profiles",
-    4: "lock the device and remove its passcode",
-    8: "erase the device",
-    16: "ask for device information",
-    32: "ask for network information",
-    64: "inspect provisioning profiles",
-    128: "install and remove provisioning profiles",
-    256: "ask for installed apps",
-    512: "ask for restrictions",
-    1024: "ask for security information",
-    2048: "change settings",
-    4096: "manage apps",
-}
-NEEDS = {2: 1, 128: 64}
-ALL_RIGHTS = sum(RIGHTS)
 
 
 def _head(payload_type: str, identifier: str, payload_uuid: str, name: str, organization: str) -> Payload:
@@ -270,4 +264,4 @@ def _head(payload_type: str, identifier: str, payload_uuid: str, name: str, orga
 
 
 def _scep_attribute(kind: str) -> str:
-    return kind if kind in SCEP_SUBJECT_NAMES else SUBJECT_OIDS.get(kind, kind)
+    return kind if kind in SCEP_SUBJECT_NAMES else NAME_OIDS[kind].dotted_string

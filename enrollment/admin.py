@@ -1,0 +1,360 @@
+"""The ways in and the attempts, for administrators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.db.models import Exists, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from audit import recording
+from audit.admin import ReadOnlyAdmin, WhenFilter
+from audit.recording import Actor
+from devices.models import Channel, Enrollment
+from enrollment import completion
+from enrollment.core.payloads import RIGHTS, RightsRefused, verify_access_rights
+from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
+from enrollment.topic import obstacles, topic_of
+from pki import issuers
+from pki.core.names import NameRefused, verify_name_value
+from pki.models import Certificate, Issuer, IssuerKind
+from scep.models import Transaction
+
+if TYPE_CHECKING:  # generic for the type checker only
+    _Admin: TypeAlias = admin.ModelAdmin[EnrollmentProfile]
+    _Form: TypeAlias = forms.ModelForm[EnrollmentProfile]
+else:
+    _Admin = admin.ModelAdmin
+    _Form = forms.ModelForm
+
+RIGHTS_IN_WORDS = {
+    1: _("inspect installed profiles"),
+    2: _("install and remove profiles"),
+    4: _("lock the device and remove its passcode"),
+    8: _("erase the device"),
+    16: _("ask for device information"),
+    32: _("ask for network information"),
+    64: _("inspect provisioning profiles"),
+    128: _("install and remove provisioning profiles"),
+    256: _("ask for installed apps"),
+    512: _("ask for restrictions"),
+    1024: _("ask for security information"),
+    2048: _("change settings"),
+    4096: _("manage apps"),
+}
+
+
+class EnrollmentProfileForm(_Form):
+    """Access rights as check boxes instead of a sum of bits."""
+
+    rights = forms.TypedMultipleChoiceField(
+        label=_("access rights"),
+        coerce=int,
+        choices=[(bit, RIGHTS_IN_WORDS[bit]) for bit in RIGHTS],
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_("Devices that are enrolled keep theirs: a right can be taken away later, but not added."),
+    )
+
+    class Meta:
+        model = EnrollmentProfile
+        fields = [
+            "name",
+            "slug",
+            "organization",
+            "description",
+            "enabled",
+            "allow_direct",
+            "allow_ota",
+            "issuer",
+            "topic",
+            "check_out_when_removed",
+            "session_minutes",
+        ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["rights"] = [bit for bit in RIGHTS if self.instance.access_rights & bit]
+
+    def clean_rights(self) -> int:
+        try:
+            return verify_access_rights(sum(self.cleaned_data["rights"]))
+        except RightsRefused as refused:
+            if not refused.right:
+                raise forms.ValidationError(gettext("Choose at least one right.")) from refused
+            raise forms.ValidationError(
+                gettext("“%(right)s” needs “%(needs)s”.")
+                % {"right": RIGHTS_IN_WORDS[refused.right], "needs": RIGHTS_IN_WORDS[refused.needs]}
+            ) from refused
+
+    def clean_organization(self) -> str:
+        organization: str = self.cleaned_data["organization"].strip()
+        try:
+            if organization:
+                verify_name_value(organization)
+        except NameRefused as refused:
+            raise forms.ValidationError(
+                gettext("It stands in certificates, which cannot hold it: %(reason)s.")
+                % {"reason": refused.reason}
+            ) from refused
+        return organization
+
+    def clean_issuer(self) -> Issuer:
+        issuer: Issuer = self.cleaned_data["issuer"]
+        try:
+            algorithm = issuers.current_key(issuer).algorithm
+        except issuers.IssuerMissing as missing:
+            raise forms.ValidationError(gettext("This issuer has no key to issue with.")) from missing
+        if not algorithm.startswith("RSA"):
+            raise forms.ValidationError(
+                gettext("Devices enrol by SCEP, which needs an issuer with an RSA key.")
+            )
+        return issuer
+
+    def clean_topic(self) -> str:
+        topic: str = self.cleaned_data["topic"].strip()
+        if topic and not topic.startswith("com.apple.mgmt."):
+            raise forms.ValidationError(gettext("A push topic for management starts with com.apple.mgmt."))
+        return topic
+
+    def clean_session_minutes(self) -> int:
+        minutes: int = self.cleaned_data["session_minutes"]
+        if not 1 <= minutes <= 30 * 24 * 60:
+            raise forms.ValidationError(gettext("Between one minute and 30 days (43200)."))
+        return minutes
+
+    def save(self, commit: bool = True) -> EnrollmentProfile:
+        self.instance.access_rights = self.cleaned_data["rights"]
+        return super().save(commit)
+
+
+@admin.register(EnrollmentProfile)
+class EnrollmentProfileAdmin(_Admin):
+    form = EnrollmentProfileForm
+    list_display = ["name", "slug", "enabled", "ways", "issuer", "page_link"]
+    list_filter = ["enabled"]
+    search_fields = ["name", "slug", "organization"]
+    list_select_related = ["issuer"]
+    prepopulated_fields = {"slug": ["name"]}
+    readonly_fields = ["addresses", "state_of_setup", "topic_in_use"]
+    fieldsets = [
+        (None, {"fields": ["name", "slug", "organization", "description", "enabled"]}),
+        (_("Addresses"), {"fields": ["addresses", "state_of_setup"]}),
+        (_("How devices enrol"), {"fields": ["allow_direct", "allow_ota", "session_minutes"]}),
+        (
+            _("What devices get"),
+            {"fields": ["issuer", "topic", "topic_in_use", "rights", "check_out_when_removed"]},
+        ),
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: EnrollmentProfile | None = None) -> list[str]:
+        # An address that was handed out stays what it is.
+        return [*self.readonly_fields, "slug"] if obj else list(self.readonly_fields)
+
+    def get_prepopulated_fields(
+        self, request: HttpRequest, obj: EnrollmentProfile | None = None
+    ) -> dict[str, Sequence[str]]:
+        return {} if obj else {"slug": ["name"]}
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "issuer":
+            kwargs["queryset"] = db_field.related_model.objects.exclude(kind=IssuerKind.TRUST_ONLY)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    @admin.display(description=_("ways"))
+    def ways(self, profile: EnrollmentProfile) -> str:
+        ways = [gettext("direct profile")] * profile.allow_direct + [
+            gettext("over the air")
+        ] * profile.allow_ota
+        return ", ".join(ways) or "-"
+
+    @admin.display(description=_("page"))
+    def page_link(self, profile: EnrollmentProfile) -> SafeString:
+        return _link(reverse("enrollment:page", args=[profile.slug]), gettext("open"))
+
+    @admin.display(description=_("addresses"))
+    def addresses(self, profile: EnrollmentProfile) -> SafeString | str:
+        if not profile.pk:
+            return gettext("Shown when the profile is saved.")
+        rows = [
+            (gettext("Page for people"), reverse("enrollment:page", args=[profile.slug])),
+            (gettext("Download of the profile"), reverse("enrollment:profile", args=[profile.slug])),
+        ]
+        base = settings.BRAMLEY_PUBLIC_URL
+        return format_html_join(
+            "", '<div>{}: <a href="{}">{}</a></div>', ((name, path, base + path) for name, path in rows)
+        )
+
+    @admin.display(description=_("ready?"))
+    def state_of_setup(self, profile: EnrollmentProfile) -> SafeString | str:
+        found = obstacles(profile)
+        if not found:
+            return gettext("Yes.")
+        return format_html_join("", '<div class="warning">{}</div>', ((text,) for text in found))
+
+    @admin.display(description=_("topic that devices get"))
+    def topic_in_use(self, profile: EnrollmentProfile) -> str:
+        return topic_of(profile).value
+
+    def save_model(
+        self,
+        request: HttpRequest,
+        obj: EnrollmentProfile,
+        form: Any,
+        change: bool,
+    ) -> None:
+        before: Any = EnrollmentProfile.objects.filter(pk=obj.pk).values().first() or {}
+        super().save_model(request, obj, form, change)
+        after = EnrollmentProfile.objects.filter(pk=obj.pk).values().get()
+        changed = {
+            name: {"before": str(before.get(name, "")), "after": str(value)}
+            for name, value in after.items()
+            if before.get(name) != value
+        }
+        recording.record(
+            "enrollment_profile.changed" if change else "enrollment_profile.created",
+            actor=_actor(request),
+            target=obj,
+            details=changed,
+        )
+
+    def delete_model(self, request: HttpRequest, obj: EnrollmentProfile) -> None:
+        recording.record("enrollment_profile.deleted", actor=_actor(request), target=obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[EnrollmentProfile]) -> None:
+        for profile in queryset:
+            self.delete_model(request, profile)
+
+
+class StartedFilter(WhenFilter):
+    field_name = "created_at"
+
+
+@admin.register(EnrollmentSession)
+class EnrollmentSessionAdmin(ReadOnlyAdmin):
+    """Each attempt with the step where it stopped. Nothing here is edited."""
+
+    list_display = ["created_at", "profile", "state", "where_it_is", "device", "remote_addr"]
+    list_filter = [StartedFilter, "state", "profile", "flow"]
+    search_fields = ["serial_number", "udid", "expected_serial_number", "expected_udid", "remote_addr"]
+    list_select_related = ["profile"]
+    actions = ["stop"]
+    fieldsets = [
+        (None, {"fields": ["profile", "flow", "state", "where_it_is", "device"]}),
+        (
+            _("Who"),
+            {
+                "fields": [
+                    "serial_number",
+                    "udid",
+                    "expected_serial_number",
+                    "expected_udid",
+                    "pre_approved",
+                    "remote_addr",
+                    "user_agent",
+                ]
+            },
+        ),
+        (_("When"), {"fields": ["created_at", "updated_at", "expires_at"]}),
+        (_("Certificates"), {"fields": ["certificates", "requests", "uuid"]}),
+    ]
+    readonly_fields = ["uuid", "where_it_is", "device", "certificates", "requests"]
+
+    def has_stop_permission(self, request: HttpRequest) -> bool:
+        """Asked by the action: the right to change sessions is the right to stop them."""
+        return request.user.has_perm("enrollment.change_enrollmentsession")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[EnrollmentSession]:
+        """With what other parts know of the session, so that a list costs no query for each row."""
+        enrollments = Enrollment.objects.filter(binding=OuterRef("uuid"), channel=Channel.DEVICE).order_by(
+            "-id"
+        )
+        requests = Transaction.objects.filter(challenge__binding=OuterRef("uuid")).order_by("-id")
+        sessions: QuerySet[EnrollmentSession] = super().get_queryset(request)
+        return sessions.annotate(
+            device_id=Subquery(enrollments.values("device_id")[:1]),
+            device_name=Subquery(enrollments.values("device__name")[:1]),
+            device_serial_number=Subquery(enrollments.values("device__serial_number")[:1]),
+            device_udid=Subquery(enrollments.values("device__udid")[:1]),
+            certified=Exists(Certificate.objects.filter(binding=OuterRef("uuid"))),
+            last_refusal=Subquery(requests.values("reason")[:1]),
+        )
+
+    @admin.display(description=_("where it is"))
+    def where_it_is(self, session: EnrollmentSession) -> str:
+        """The step reached, and what was said when it stopped."""
+        refusal = getattr(session, "last_refusal", None) or ""
+        if session.reason:
+            return f"{session.reason}: {refusal}" if refusal else session.reason
+        if session.state == SessionState.OFFERED:
+            if refusal:
+                return gettext("certificate refused: %(reason)s") % {"reason": refusal}
+            if getattr(session, "certified", False):
+                return gettext("certificate issued, waiting for the device to check in")
+            return gettext("profile downloaded, waiting for the request for a certificate")
+        if session.state == SessionState.CERTIFIED:
+            return gettext("certificate issued, waiting for the device to check in")
+        if session.state == SessionState.AUTHENTICATED:
+            return gettext("device checked in, waiting for its push token")
+        return "-"
+
+    @admin.display(description=_("device"))
+    def device(self, session: EnrollmentSession) -> SafeString | str:
+        """The device that enrolled by it; else the one it names, if that is known here."""
+        device_id = getattr(session, "device_id", None)
+        if device_id:
+            label = (
+                getattr(session, "device_name", "")
+                or getattr(session, "device_serial_number", "")
+                or getattr(session, "device_udid", "")
+            )
+            return _link(reverse("admin:devices_device_change", args=[device_id]), label)
+        return session.serial_number or session.udid or session.expected_serial_number or "-"
+
+    @admin.display(description=_("certificates"))
+    def certificates(self, session: EnrollmentSession) -> SafeString | str:
+        rows = Certificate.objects.filter(binding=session.uuid)
+        return _links((reverse("admin:pki_certificate_change", args=[row.pk]), str(row)) for row in rows)
+
+    @admin.display(description=_("requests for a certificate"))
+    def requests(self, session: EnrollmentSession) -> SafeString | str:
+        rows = Transaction.objects.filter(challenge__binding=session.uuid)
+        return _links(
+            (
+                reverse("admin:scep_transaction_change", args=[row.pk]),
+                f"{row.get_status_display()} {row.reason}".strip(),
+            )
+            for row in rows
+        )
+
+    @admin.action(description=_("Stop the chosen sessions"), permissions=["stop"])
+    def stop(self, request: HttpRequest, queryset: QuerySet[EnrollmentSession]) -> None:
+        now = timezone.now()
+        stopped = sum(completion.stop(session, actor=_actor(request), now=now) for session in queryset)
+        self.message_user(
+            request,
+            ngettext("%d session stopped.", "%d sessions stopped.", stopped) % stopped,
+            messages.SUCCESS if stopped else messages.WARNING,
+        )
+
+
+def _actor(request: HttpRequest) -> Actor:
+    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
+
+
+def _link(address: str, label: str) -> SafeString:
+    return format_html('<a href="{}">{}</a>', address, label)
+
+
+def _links(rows: Any) -> SafeString | str:
+    return format_html_join("", '<div><a href="{}">{}</a></div>', rows) or "-"
