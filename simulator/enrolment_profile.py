@@ -1,0 +1,156 @@
+"""What a device reads from an enrolment profile before it does anything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from commands.core import plist
+from pki.core import cms
+from pki.core.path import verify_issued_by
+from pki.core.scan import Malformed
+from simulator.exchange import SimulationError
+
+STEP = "enrolment profile"
+MAX_PROFILE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ScepFacts:
+    """How to get the identity."""
+
+    url: str
+    name: str
+    subject: tuple[tuple[str, str], ...]
+    challenge: str
+    key_size: int
+    ca_fingerprint: bytes
+
+
+@dataclass(frozen=True)
+class MdmFacts:
+    """Whom to report to."""
+
+    topic: str
+    server_url: str
+    check_in_url: str
+    sign_message: bool
+    check_out_when_removed: bool
+
+
+@dataclass(frozen=True)
+class EnrolmentProfile:
+    """A Configuration that was read and, where it is signed, verified."""
+
+    identifier: str
+    uuid: str
+    content: Mapping[str, Any]
+    signed: bool
+    anchors: tuple[bytes, ...]
+    scep: ScepFacts
+    mdm: MdmFacts
+
+
+def read_enrolment_profile(data: bytes) -> EnrolmentProfile:
+    """Read a ``.mobileconfig``. Raises :class:`SimulationError` for what a device would not install."""
+    plain, signer = open_profile(data)
+    try:
+        content = plist.read(plain, max_size=MAX_PROFILE)
+    except plist.PlistError as error:
+        raise SimulationError(STEP, f"not a property list: {error}") from error
+    if content.get("PayloadType") != "Configuration":
+        raise SimulationError(STEP, f"top level is {content.get('PayloadType')!r}, not Configuration")
+    anchors = tuple(
+        payload["PayloadContent"]
+        for kind in ("com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem")
+        for payload in payloads(content, kind)
+    )
+    if signer is not None:
+        _verify_signer(signer, anchors)
+    scep_payload, mdm_payload = _one(content, "com.apple.security.scep"), _one(content, "com.apple.mdm")
+    if mdm_payload.get("IdentityCertificateUUID") != scep_payload.get("PayloadUUID"):
+        raise SimulationError(STEP, "IdentityCertificateUUID names no payload of the profile")
+    try:
+        return EnrolmentProfile(
+            identifier=content["PayloadIdentifier"],
+            uuid=content["PayloadUUID"],
+            content=content,
+            signed=signer is not None,
+            anchors=anchors,
+            scep=_scep_facts(scep_payload["PayloadContent"]),
+            mdm=_mdm_facts(mdm_payload),
+        )
+    except KeyError as missing:
+        raise SimulationError(STEP, f"{missing} is missing") from missing
+
+
+def open_profile(data: bytes) -> tuple[bytes, bytes | None]:
+    """The property list of a profile and, where it is signed, the certificate whose signature is right."""
+    if data.lstrip()[:1] == b"<":
+        return data, None
+    try:
+        signed = cms.verify_signed_data(data)
+    except Malformed as error:
+        raise SimulationError(STEP, f"signature: {error}") from error
+    return signed.content, signed.signer
+
+
+def payloads(content: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    """The payloads of one type."""
+    inner = content.get("PayloadContent")
+    return (
+        [payload for payload in inner if payload.get("PayloadType") == kind]
+        if isinstance(inner, list)
+        else []
+    )
+
+
+def _one(content: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    found = payloads(content, kind)
+    if len(found) != 1:
+        raise SimulationError(STEP, f"{len(found)} payloads of type {kind}, not one")
+    return found[0]
+
+
+def _verify_signer(signer: bytes, anchors: tuple[bytes, ...]) -> None:
+    """A device shows "Verified" only where the signer leads to a trusted root; ours is in the profile."""
+    for anchor in anchors:
+        try:
+            verify_issued_by(signer, anchor)
+        except Malformed:
+            continue
+        return
+    raise SimulationError(STEP, "signed by a certificate that no certificate of the profile issued")
+
+
+def _scep_facts(content: Mapping[str, Any]) -> ScepFacts:
+    return ScepFacts(
+        url=content["URL"],
+        name=content.get("Name", ""),
+        subject=tuple((pair[0][0], pair[0][1]) for pair in content.get("Subject", [])),
+        challenge=content.get("Challenge", ""),
+        key_size=content.get("Keysize", 1024),
+        ca_fingerprint=content.get("CAFingerprint", b""),
+    )
+
+
+def _mdm_facts(payload: Mapping[str, Any]) -> MdmFacts:
+    return MdmFacts(
+        topic=payload["Topic"],
+        server_url=payload["ServerURL"],
+        check_in_url=payload.get("CheckInURL") or payload["ServerURL"],
+        sign_message=payload.get("SignMessage", False),
+        check_out_when_removed=payload.get("CheckOutWhenRemoved", False),
+    )
+
+
+def verify_fingerprint(fingerprint: bytes, ca_certificate: bytes) -> None:
+    """CAFingerprint against the answer to GetCACert: its length selects the digest, as on a device."""
+    names = {16: "md5", 20: "sha1", 28: "sha224", 32: "sha256", 48: "sha384", 64: "sha512"}
+    if not fingerprint:
+        return
+    name = names.get(len(fingerprint))
+    if name is None or hashlib.new(name, ca_certificate, usedforsecurity=False).digest() != fingerprint:
+        raise SimulationError("GetCACert", "the certificate is not the one of CAFingerprint")

@@ -1,0 +1,145 @@
+"""Simulated devices that enrol and answer over HTTP: for trying out, demos, tests and load."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import ssl
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.management.base import BaseCommand, CommandError
+
+from simulator.fleet import Fleet, Plan, Report
+
+
+class Command(BaseCommand):
+    help = "Enrols simulated devices at a server, lets them connect and answer commands."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--url", required=True, help="the server's address, or that of an enrolment page")
+        parser.add_argument("--devices", type=int, required=True, metavar="N", help="how many")
+        parser.add_argument("--flow", choices=["direct", "ota"], default="direct", help="way of enrolling")
+        parser.add_argument(
+            "--enroll", default="", metavar="SLUG", help="enrolment profile (default: default)"
+        )
+        parser.add_argument("--rounds", type=int, default=1, metavar="K", help="connects of each device")
+        parser.add_argument("--pause", type=float, default=1.0, metavar="S", help="seconds between rounds")
+        parser.add_argument("--poll", type=float, default=0.0, metavar="S", help="then go on for S seconds")
+        parser.add_argument(
+            "--interval", type=float, default=2.0, metavar="S", help="between polls (default 2)"
+        )
+        parser.add_argument(
+            "--not-now", type=float, default=0.0, metavar="P", help="chance of NotNow, 0 to 1"
+        )
+        parser.add_argument(
+            "--errors", type=float, default=0.0, metavar="P", help="chance of an Error, 0 to 1"
+        )
+        parser.add_argument(
+            "--signature",
+            choices=["mixed", "plain", "attributes"],
+            default="mixed",
+            help="Mdm-Signature without signed attributes (plain), with, or both kinds among the devices",
+        )
+        parser.add_argument(
+            "--seed", default="", help="the same seed makes the same devices (default: new ones)"
+        )
+        parser.add_argument(
+            "--keys", type=Path, metavar="DIR", help="keep private keys there and use them again"
+        )
+        parser.add_argument(
+            "--state", type=Path, metavar="DIR", help="keep devices there; go on with them later"
+        )
+        parser.add_argument("--leave", action="store_true", help="check out at the end")
+        parser.add_argument(
+            "--at-once", type=int, default=16, metavar="N", help="devices at a time (default 16)"
+        )
+        parser.add_argument(
+            "--retries", type=int, default=4, help="tries after no answer, 429 or 5xx (default 4)"
+        )
+        parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM root to trust for https")
+        parser.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+        parser.add_argument(
+            "--stay", action="store_true", help="use the address of --url for all, whatever the profile says"
+        )
+        parser.add_argument("--json", action="store_true", help="nothing on stdout but one JSON document")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["flow"] == "ota":
+            raise CommandError("The over-the-air flow is not supported yet by this version.")
+        plan = plan_of(options)
+        say = (lambda _text: None) if options["json"] else self.stdout.write
+        try:
+            report = Fleet(plan, say=say).run()
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted.") from None
+        self.tell(report)
+        if report.error_count:
+            raise CommandError(f"{report.error_count} errors.")
+
+    def tell(self, report: Report) -> None:
+        """Errors on stderr, one a line; the counts as the last line of stdout."""
+        for error in report.errors:
+            self.stderr.write(error)
+        for again in report.twice:
+            self.stderr.write(f"came again after its answer: {again}")
+        self.stdout.write(json.dumps(report.as_json()))
+
+
+def plan_of(options: dict[str, Any]) -> Plan:
+    """The plan that the options describe. Raises CommandError."""
+    for name in ("devices", "at_once"):
+        if options[name] < 1:
+            raise CommandError(f"--{name.replace('_', '-')} is at least 1.")
+    for name in ("rounds", "retries", "pause", "poll"):
+        if options[name] < 0:
+            raise CommandError(f"--{name} is not negative.")
+    for name in ("not_now", "errors"):
+        if not 0 <= options[name] <= 1:
+            raise CommandError(f"--{name.replace('_', '-')} is between 0 and 1.")
+    return Plan(
+        profile_url=profile_url(options["url"], options["enroll"]),
+        devices=options["devices"],
+        rounds=options["rounds"],
+        pause=options["pause"],
+        poll=options["poll"],
+        interval=max(0.05, options["interval"]),
+        not_now=options["not_now"],
+        errors=options["errors"],
+        signatures=options["signature"],
+        seed=options["seed"] or secrets.token_hex(8),
+        keys=options["keys"],
+        state=options["state"],
+        leave=options["leave"],
+        at_once=options["at_once"],
+        retries=options["retries"],
+        tls=tls_of(options["ca"], insecure=options["insecure"]),
+        stay_at=options["url"] if options["stay"] else "",
+    )
+
+
+def profile_url(url: str, slug: str) -> str:
+    """The address of the download, from the server's and a slug or from any below ``/enroll/<slug>/``."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CommandError("--url is an http or https address.")
+    base, marker, rest = parts.path.partition("/enroll/")
+    named = rest.strip("/").split("/")[0] if marker else ""
+    if named and slug and named != slug:
+        raise CommandError("--url and --enroll name different enrolment profiles.")
+    return f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}/enroll/{named or slug or 'default'}/profile"
+
+
+def tls_of(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:
+    """How https is verified."""
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    except OSError as error:
+        raise CommandError(f"Cannot read {ca}: {error}") from error
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
