@@ -43,6 +43,15 @@ class Command(models.Model):
         verbose_name = _("command")
         verbose_name_plural = _("commands")
         ordering = ["-id"]
+        indexes = [
+            # For the sweep: most commands have neither.
+            models.Index(
+                fields=["not_before"], condition=models.Q(not_before__isnull=False), name="command_not_before"
+            ),
+            models.Index(
+                fields=["expires_at"], condition=models.Q(expires_at__isnull=False), name="command_expires_at"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.request_type
@@ -104,6 +113,12 @@ class CommandDelivery(models.Model):
                 name="delivery_outstanding",
             ),
             models.Index(fields=["command", "state"], name="delivery_progress"),
+            # What asks for a person, found among millions that do not.
+            models.Index(
+                fields=["state", "id"],
+                condition=models.Q(state__in=["UNCERTAIN", "ERROR", "FORMAT_ERROR"]),
+                name="delivery_attention",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -1,0 +1,348 @@
+"""Putting a command into the queues of one device or of a hundred thousand."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Count
+
+from audit.recording import Actor, record
+from commands.core import catalogue, plist
+from commands.models import OUTSTANDING, Command, CommandDelivery, CommandSource, DeliveryState
+from devices.models import Channel, Device, Enrollment, EnrollmentState, EscrowedSecret, SecretKind
+from push import outbox
+from vault.sealed import seal
+
+MAX_PAYLOAD = 4 * 1024 * 1024
+MAX_OUTSTANDING = 1000
+"""Commands that may wait for one enrollment (threats J5)."""
+BATCH = 5000
+"""Enrollments in one statement."""
+
+UNKNOWN_TARGET = "unknown target"
+NOT_ENROLLED = "not enrolled"
+QUEUE_FULL = "queue full"
+ALREADY_QUEUED = "already queued"
+NO_UNLOCK_TOKEN = "no unlock token"  # noqa: S105 - a reason
+NOT_ON_USER_CHANNEL = "not for the user channel"
+NOT_ON_DEVICE_CHANNEL = "only for the user channel"
+
+_REQUEST_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,79}")
+
+
+class InvalidCommand(Exception):
+    """The command cannot be queued for anybody. The text says why, in words for an administrator."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A target that the command was not queued for: its serial number or UDID, or the id asked for."""
+
+    target: str
+    reason: str
+    device_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """What came of it. ``warnings`` are for the administrator and stop nothing."""
+
+    command: Command
+    queued: int
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who would get a command, and who would not."""
+
+    enrollment_ids: list[int]
+    skipped: list[Skipped]
+
+
+def enqueue(
+    request_type: str,
+    payload: Mapping[str, Any] | None,
+    enrollment_ids: Iterable[int],
+    *,
+    source: CommandSource | str,
+    actor: Actor,
+    now: datetime,
+    not_before: datetime | None = None,
+    expires_at: datetime | None = None,
+    unless_queued: bool = False,
+) -> Enqueued:
+    """Queue one command for these enrollments, and make a push due for each.
+
+    ``payload`` holds the keys of the Command dictionary beside RequestType; what the catalogue knows a
+    default for may be left out. ``not_before``: handed out no sooner. ``expires_at``: handed out no later.
+    ``unless_queued`` skips enrollments that wait for a command of the same type already.
+
+    One transaction; statements grow with the batches of :data:`BATCH`, not with the targets. Targets that
+    cannot get it are skipped, each with its reason. Raises :class:`InvalidCommand`.
+    """
+    body = encode_command(request_type, payload)
+    _verify_times(now, not_before, expires_at)
+    with transaction.atomic():
+        audience = audience_of(request_type, enrollment_ids, unless_queued=unless_queued)
+        command = _create_command(
+            request_type,
+            body,
+            source=CommandSource(source),
+            created_by=actor.name[:200],
+            created_at=now,
+            not_before=not_before,
+            expires_at=expires_at,
+            targets=len(audience.enrollment_ids),
+        )
+        queued = _insert_deliveries(command, audience.enrollment_ids)
+        if queued:
+            outbox.request_push(audience.enrollment_ids, now=now, due_at=not_before)
+        record(
+            "command.enqueued",
+            actor=actor,
+            target=command,
+            at=now,
+            details={
+                "request_type": request_type,
+                "command_uuid": str(command.uuid),
+                "queued": queued,
+                "skipped": len(audience.skipped),
+                "not_before": not_before.isoformat() if not_before else None,
+                "expires_at": expires_at.isoformat() if expires_at else None,
+            },
+        )
+    return Enqueued(command, queued, audience.skipped, warnings_about(request_type))
+
+
+def enqueue_for_devices(
+    request_type: str,
+    payload: Mapping[str, Any] | None,
+    device_ids: Iterable[int],
+    *,
+    source: CommandSource | str,
+    actor: Actor,
+    now: datetime,
+    not_before: datetime | None = None,
+    expires_at: datetime | None = None,
+    unless_queued: bool = False,
+) -> Enqueued:
+    """The same for the device channels of these devices (primary keys). Raises :class:`InvalidCommand`."""
+    enrollment_ids, skipped = enrollments_of(device_ids)
+    result = enqueue(
+        request_type,
+        payload,
+        enrollment_ids,
+        source=source,
+        actor=actor,
+        now=now,
+        not_before=not_before,
+        expires_at=expires_at,
+        unless_queued=unless_queued,
+    )
+    result.skipped[:0] = skipped
+    return result
+
+
+def enrollments_of(device_ids: Iterable[int]) -> tuple[list[int], list[Skipped]]:
+    """The enrolled device channels of these devices, and the devices that have none."""
+    found: list[int] = []
+    skipped: list[Skipped] = []
+    for batch in _batches(device_ids):
+        rows = dict(
+            Enrollment.objects.filter(
+                device_id__in=batch, channel=Channel.DEVICE, state=EnrollmentState.ENROLLED
+            ).values_list("device_id", "pk")
+        )
+        found += rows.values()
+        skipped += _skipped_devices([pk for pk in batch if pk not in rows])
+    return found, skipped
+
+
+def audience_of(request_type: str, enrollment_ids: Iterable[int], *, unless_queued: bool = False) -> Audience:
+    """Sort enrollments into those that can get such a command now and those that cannot. Changes nothing."""
+    fit: list[int] = []
+    skipped: list[Skipped] = []
+    for batch in _batches(enrollment_ids):
+        reasons = _reasons_against(request_type, batch, unless_queued=unless_queued)
+        fit += [pk for pk in batch if pk not in reasons]
+        skipped += _skipped_enrollments(reasons)
+    return Audience(fit, skipped)
+
+
+def encode_command(request_type: str, payload: Mapping[str, Any] | None) -> bytes:
+    """The Command dictionary as a property list: RequestType, what is given, what has a default.
+
+    Raises :class:`InvalidCommand`.
+    """
+    if not _REQUEST_TYPE.fullmatch(request_type):
+        raise InvalidCommand("the name of a command is letters, digits, dots and hyphens, 80 at most")
+    given = dict(payload or {})
+    if given.pop("RequestType", request_type) != request_type:
+        raise InvalidCommand("the payload is for another command (RequestType)")
+    if "CommandUUID" in given or "Command" in given:
+        raise InvalidCommand("the payload is the content of Command, without its envelope")
+    if missing := catalogue.missing_keys(request_type, given):
+        raise InvalidCommand(f"{request_type} needs {', '.join(missing)}")
+    known = catalogue.REQUEST_TYPES.get(request_type)
+    try:
+        body = plist.write({"RequestType": request_type, **(known.defaults if known else {}), **given})
+    except plist.PlistError as problem:
+        raise InvalidCommand(f"the payload cannot be a property list: {problem}") from None
+    if len(body) > MAX_PAYLOAD:
+        raise InvalidCommand(f"the payload is larger than {MAX_PAYLOAD // 1024 // 1024} MiB")
+    return body
+
+
+def warnings_about(request_type: str) -> tuple[str, ...]:
+    """What an administrator may want to know before such a command goes out."""
+    if request_type not in catalogue.REQUEST_TYPES:
+        return (f"{request_type} is not a command that is known here; devices may answer that it is invalid",)
+    return ()
+
+
+def payload_context(command_uuid: uuid.UUID) -> str:
+    """What the payload of a command is sealed for."""
+    return f"commands.command.payload:{command_uuid}"
+
+
+def _verify_times(now: datetime, not_before: datetime | None, expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise InvalidCommand("the command would expire before it is queued")
+    if expires_at is not None and not_before is not None and expires_at <= not_before:
+        raise InvalidCommand("the command would expire before it may be handed out")
+
+
+def _create_command(request_type: str, body: bytes, **fields: Any) -> Command:
+    command_uuid = uuid.uuid4()
+    return Command.objects.create(
+        uuid=command_uuid,
+        request_type=request_type,
+        payload_sealed=seal(body, context=payload_context(command_uuid)),
+        at_most_once=catalogue.at_most_once(request_type),
+        **fields,
+    )
+
+
+def _insert_deliveries(command: Command, enrollment_ids: Sequence[int]) -> int:
+    """INSERT … SELECT: the epoch is that of the moment, and who is no longer enrolled is left out."""
+    delivery, enrollment = CommandDelivery._meta.db_table, Enrollment._meta.db_table
+    chosen = (
+        "IN (SELECT value FROM json_each(%s))"
+        if connection.vendor == "sqlite"
+        else "IN (SELECT value::bigint FROM json_array_elements_text(%s::json))"
+    )
+    sql = f"""
+        INSERT INTO {delivery}
+            (command_id, enrollment_id, epoch, state, reason, sent_count, not_now_count)
+        SELECT %s, id, epoch, %s, '', 0, 0 FROM {enrollment} WHERE id {chosen} AND state = %s ORDER BY id
+    """  # noqa: S608 - only names of our own tables are put together here
+    inserted = 0
+    with connection.cursor() as cursor:
+        for batch in _batches(enrollment_ids):
+            cursor.execute(
+                sql,
+                [command.pk, DeliveryState.QUEUED.value, json.dumps(batch), EnrollmentState.ENROLLED.value],
+            )
+            inserted += cursor.rowcount
+    if inserted != command.targets:
+        command.targets = inserted
+        command.save(update_fields=["targets"])
+    return inserted
+
+
+def _reasons_against(request_type: str, batch: list[int], *, unless_queued: bool) -> dict[int, str]:
+    """Enrollment ids of the batch that cannot get the command, each with the reason."""
+    known = catalogue.REQUEST_TYPES.get(request_type)
+    reasons = dict.fromkeys(batch, UNKNOWN_TARGET)
+    for pk, state, channel in Enrollment.objects.filter(pk__in=batch).values_list("pk", "state", "channel"):
+        if state != EnrollmentState.ENROLLED:
+            reasons[pk] = NOT_ENROLLED
+        elif known and channel == Channel.USER and not known.user_channel:
+            reasons[pk] = NOT_ON_USER_CHANNEL
+        elif known and channel == Channel.DEVICE and not known.device_channel:
+            reasons[pk] = NOT_ON_DEVICE_CHANNEL
+        else:
+            del reasons[pk]
+    fit = [pk for pk in batch if pk not in reasons]
+    reasons |= dict.fromkeys(_full_queues(fit), QUEUE_FULL)
+    if unless_queued:
+        reasons |= dict.fromkeys(_queued_already(request_type, fit), ALREADY_QUEUED)
+    if known and "UnlockToken" in known.filled:
+        reasons |= dict.fromkeys(_without_unlock_token(fit), NO_UNLOCK_TOKEN)
+    return reasons
+
+
+def _full_queues(enrollment_ids: Sequence[int]) -> list[int]:
+    return list(
+        CommandDelivery.objects.filter(enrollment_id__in=enrollment_ids, state__in=OUTSTANDING)
+        .order_by()
+        .values("enrollment_id")
+        .annotate(outstanding=Count("pk"))
+        .filter(outstanding__gte=MAX_OUTSTANDING)
+        .values_list("enrollment_id", flat=True)
+    )
+
+
+def _queued_already(request_type: str, enrollment_ids: Sequence[int]) -> list[int]:
+    return list(
+        CommandDelivery.objects.filter(
+            enrollment_id__in=enrollment_ids, state__in=OUTSTANDING, command__request_type=request_type
+        )
+        .order_by()
+        .values_list("enrollment_id", flat=True)
+        .distinct()
+    )
+
+
+def _without_unlock_token(enrollment_ids: Sequence[int]) -> set[int]:
+    held = EscrowedSecret.objects.filter(
+        enrollment_id__in=enrollment_ids, kind=SecretKind.UNLOCK_TOKEN, withdrawn_at=None
+    )
+    return set(enrollment_ids) - set(held.values_list("enrollment_id", flat=True))
+
+
+def _skipped_enrollments(reasons: Mapping[int, str]) -> list[Skipped]:
+    if not reasons:
+        return []
+    rows = {
+        pk: ((f"{user} on " if user else "") + (serial or udid), device_id)
+        for pk, user, serial, udid, device_id in Enrollment.objects.filter(pk__in=reasons).values_list(
+            "pk", "user_short_name", "device__serial_number", "device__udid", "device_id"
+        )
+    }
+    return [
+        Skipped(rows.get(pk, (str(pk),))[0], reason, rows.get(pk, ("", None))[1])
+        for pk, reason in reasons.items()
+    ]
+
+
+def _skipped_devices(device_ids: Sequence[int]) -> list[Skipped]:
+    if not device_ids:
+        return []
+    names = {
+        pk: serial or udid
+        for pk, serial, udid in Device.objects.filter(pk__in=device_ids).values_list(
+            "pk", "serial_number", "udid"
+        )
+    }
+    return [
+        Skipped(names[pk], NOT_ENROLLED, pk) if pk in names else Skipped(str(pk), UNKNOWN_TARGET)
+        for pk in device_ids
+    ]
+
+
+def _batches(ids: Iterable[int]) -> Iterator[list[int]]:
+    """Lists of at most :data:`BATCH`, each id once, in rising order: locks are taken in that order."""
+    remaining = iter(sorted(set(ids)))
+    while batch := list(islice(remaining, BATCH)):
+        yield batch

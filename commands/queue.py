@@ -1,0 +1,66 @@
+"""The queue of commands, as the apps above see it.
+
+Everything that can happen to a command, in the order in which it does: queued (:func:`enqueue`), handed out
+(:func:`next_command`), answered (:func:`record_report`), taken back (:func:`cancel`), decided
+(:func:`decide_uncertain`), expired (:func:`expire`).
+"""
+
+from __future__ import annotations
+
+from commands.deciding import (
+    NotUncertain,
+    Swept,
+    cancel,
+    cancel_outstanding,
+    decide_uncertain,
+    expire,
+    push_what_became_due,
+)
+from commands.enqueueing import (
+    Audience,
+    Enqueued,
+    InvalidCommand,
+    Skipped,
+    audience_of,
+    encode_command,
+    enqueue,
+    enqueue_for_devices,
+    enrollments_of,
+    warnings_about,
+)
+from commands.handing_out import (
+    Handed,
+    Recorded,
+    has_outstanding,
+    next_command,
+    open_payload,
+    open_report,
+    record_report,
+)
+
+__all__ = [
+    "Audience",
+    "Enqueued",
+    "Handed",
+    "InvalidCommand",
+    "NotUncertain",
+    "Recorded",
+    "Skipped",
+    "Swept",
+    "audience_of",
+    "cancel",
+    "cancel_outstanding",
+    "decide_uncertain",
+    "encode_command",
+    "enqueue",
+    "enqueue_for_devices",
+    "enrollments_of",
+    "expire",
+    "has_outstanding",
+    "next_command",
+    "open_payload",
+    "open_report",
+    "push_what_became_due",
+    "record_report",
+    "warnings_about",
+]
