@@ -15,7 +15,8 @@ from audit.recording import Actor
 from enrollment.core.session import Event, SessionRefused, State, states_before, verify_device
 from enrollment.models import EnrollmentSession, SessionState
 from pki.models import Certificate
-from scep.models import Transaction, TransactionStatus
+from scep import challenges
+from scep.models import Challenge, Transaction, TransactionStatus
 
 __all__ = ["Expectation", "SessionRefused", "authenticated", "completed", "expectations", "expire", "stop"]
 
@@ -87,6 +88,8 @@ def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:
         )
         if stopped:
             recording.record("enrollment_session.stopped", actor=actor, target=session, at=now)
+            for challenge in Challenge.objects.filter(binding=session.uuid):
+                challenges.withdraw(challenge, actor=actor, now=now)
     return bool(stopped)
 
 
