@@ -23,7 +23,7 @@ def _context(secret_uuid: uuid.UUID) -> str:
 def deposit(enrollment: Enrollment, kind: SecretKind, value: bytes, now: datetime) -> EscrowedSecret:
     """Keep ``value`` as the current secret of this kind. The same value again changes nothing."""
     held = _current_row(enrollment, kind)
-    if held is not None and unseal(held.value_sealed, context=_context(held.uuid)) == value:
+    if held is not None and unseal(bytes(held.value_sealed), context=_context(held.uuid)) == value:
         return held
     with transaction.atomic(savepoint=False):
         withdraw(enrollment, kind, now)
@@ -41,7 +41,7 @@ def deposit(enrollment: Enrollment, kind: SecretKind, value: bytes, now: datetim
 def current(enrollment: Enrollment, kind: SecretKind) -> bytes | None:
     """The value that this enrollment deposited in its present epoch, or None."""
     held = _current_row(enrollment, kind)
-    return None if held is None else unseal(held.value_sealed, context=_context(held.uuid))
+    return None if held is None else unseal(bytes(held.value_sealed), context=_context(held.uuid))
 
 
 def withdraw(enrollment: Enrollment, kind: SecretKind, now: datetime) -> int:
@@ -66,7 +66,7 @@ def reveal(secret: EscrowedSecret, actor: Actor, *, reason: str = "") -> bytes:
         reason=reason,
         details={"kind": secret.kind, "device": secret.enrollment.device.udid},
     )
-    return unseal(secret.value_sealed, context=_context(secret.uuid))
+    return unseal(bytes(secret.value_sealed), context=_context(secret.uuid))
 
 
 def _current_row(enrollment: Enrollment, kind: SecretKind) -> EscrowedSecret | None:

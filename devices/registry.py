@@ -104,7 +104,7 @@ def lock(enrollment: Enrollment) -> Enrollment:
 # Authenticate
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def authenticate(
     certificate: Certificate, message: Authenticate, *, may_replace: bool, body_digest: bytes, now: datetime
 ) -> Outcome:
@@ -299,7 +299,7 @@ def adopt(enrollment: Enrollment, certificate: Certificate, now: datetime) -> En
 # TokenUpdate
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def token_update(
     enrollment: Enrollment,
     *,
@@ -332,7 +332,7 @@ def token_update(
     return TokenUpdated(enrollment, first=first)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def user_token_update(
     enrollment: Enrollment,
     user: ChannelIdentity,
@@ -409,7 +409,7 @@ def _take_tokens(
 # The end
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def check_out(enrollment: Enrollment, now: datetime, *, user_id: str = "") -> tuple[Enrollment, ...]:
     """The management profile is gone. Returns the enrollments whose queued work is to be cancelled.
 
@@ -449,7 +449,7 @@ def _end(
 # Quarantine
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def admit(enrollment: Enrollment, actor: Actor, now: datetime) -> Outcome:
     """An administrator says that the held enrollment is the device. It replaces the live one.
 
@@ -469,7 +469,7 @@ def admit(enrollment: Enrollment, actor: Actor, now: datetime) -> Outcome:
     return Outcome(lock(held), Kind.NEW, dropped)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def refuse(enrollment: Enrollment, actor: Actor, now: datetime, *, reason: str = "") -> Enrollment:
     """An administrator says that the held enrollment is not the device: it is refused from now on.
 
@@ -490,6 +490,14 @@ def has_receipt(enrollment: Enrollment, digest: bytes, *, any_epoch: bool = Fals
     """Whether these bytes were accepted before, in the present epoch or ever."""
     receipts = CheckinReceipt.objects.filter(enrollment=enrollment, digest=digest)
     return receipts.exists() if any_epoch else receipts.filter(epoch=enrollment.epoch).exists()
+
+
+def accept_once(enrollment: Enrollment, digest: bytes, now: datetime) -> bool:
+    """Leave a receipt for these bytes. False if they were accepted before, in the present epoch."""
+    if has_receipt(enrollment, digest):
+        return False
+    _leave_receipt(enrollment, digest, now)
+    return True
 
 
 def _leave_receipt(enrollment: Enrollment, digest: bytes, now: datetime) -> None:

@@ -48,10 +48,18 @@ def authenticate(request: HttpRequest, body: bytes, now: datetime) -> Presented:
     2. The certificate behind it is one that we know or whose issuer we trust for device identities.
     3. It is current, and neither revoked nor superseded.
     """
-    der = _proven_certificate(request, body)
+    der = proven_certificate(request, body)
+    return pinned(der, now) or unpinned(der, now)
+
+
+def pinned(der: bytes, now: datetime) -> Presented | None:
+    """A certificate that speaks for an enrollment already, in one query; None if it does not.
+
+    Raises :class:`Rejected`.
+    """
     found = identities.find(hashlib.sha256(der).hexdigest(), also=("enrollment__push",))
     if found is None:
-        return Presented(_unpinned(der, now), None)
+        return None
     try:
         trust.verify_record(found.certificate, purpose=Purpose.MDM_IDENTITY, now=now)
     except trust.Untrusted as error:
@@ -61,16 +69,21 @@ def authenticate(request: HttpRequest, body: bytes, now: datetime) -> Presented:
     return Presented(found.certificate, found)
 
 
-def _unpinned(der: bytes, now: datetime) -> Certificate:
+def unpinned(der: bytes, now: datetime) -> Presented:
+    """A certificate that is new here: issued by us, or by a CA that is trusted for device identities.
+
+    The latter gets a record now; call it in the transaction of the message, so that a refusal takes that
+    back. Raises :class:`Rejected`.
+    """
     try:
-        return trust.identify(der, purpose=Purpose.MDM_IDENTITY, now=now)
+        return Presented(trust.identify(der, purpose=Purpose.MDM_IDENTITY, now=now), None)
     except trust.Untrusted as error:
         fingerprint = hashlib.sha256(der).hexdigest()
         raise Rejected(f"certificate {error.reason}", detail=f"SHA-256 {fingerprint}") from error
 
 
-def _proven_certificate(request: HttpRequest, body: bytes) -> bytes:
-    """DER of the certificate that the configured proof is for."""
+def proven_certificate(request: HttpRequest, body: bytes) -> bytes:
+    """DER of the certificate that the configured proof is for. Raises :class:`Rejected`."""
     header = settings.BRAMLEY_CLIENT_CERT_HEADER
     signature = request.META.get("HTTP_MDM_SIGNATURE", "")
     if not header:

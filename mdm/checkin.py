@@ -138,7 +138,7 @@ def _token_update(presented: Presented, message: messages.TokenUpdate, digest: b
         return Reply()
     if updated.first and not message.channel.is_user:
         welcome(enrollment, now)
-    elif queue.has_outstanding(enrollment):
+    elif queue.has_outstanding(enrollment, now=now):
         outbox.request_push([enrollment.pk], now=now)
     return Reply()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db import transaction
 
-from audit.recording import refuse
 from commands import queue
 from commands.core.report import Report, ReportError, Status, decode_report
 from devices import registry
@@ -25,7 +24,7 @@ MAX_CONNECT = 10 * 1024 * 1024
 """Bytes of a report."""
 
 
-def connect(presented: Presented, message: Mapping[str, Any], now: datetime, *, remote_addr: str) -> Reply:
+def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
     """Answer one report with the next command, or with nothing. Raises :class:`Rejected`.
 
     A device that is idle and has nothing waiting costs one read here (and one for its identity before), and
@@ -40,7 +39,7 @@ def connect(presented: Presented, message: Mapping[str, Any], now: datetime, *, 
     if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
-    if presented.identity is not None and _nothing_to_do(owner, channel.user_id, report):
+    if presented.identity is not None and _nothing_to_do(owner, channel.user_id, report, now):
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
     with transaction.atomic():
@@ -48,43 +47,34 @@ def connect(presented: Presented, message: Mapping[str, Any], now: datetime, *, 
         enrollment = addressed(owner, channel)
         if enrollment is None:
             return Reply()
-        reply, orphan = _exchange(registry.lock(enrollment), report, now)
-    if orphan:
-        refuse(
-            "mdm",
-            "answer to a command that is not this device's",
-            remote_addr=remote_addr,
-            detail=f"command {report.command_uuid_text}",
-            target=enrollment,
-        )
+        reply = _exchange(registry.lock(enrollment), report, body, now)
     if enrollment.pk != owner.pk:
         registry.seen(enrollment.pk, enrollment.last_seen_at, now)
     registry.seen(owner.pk, owner.last_seen_at, now)
     return reply
 
 
-def _nothing_to_do(owner: Enrollment, user_id: str, report: Report) -> bool:
+def _nothing_to_do(owner: Enrollment, user_id: str, report: Report, now: datetime) -> bool:
     """The device channel is idle, no push is under way for it and nothing is queued."""
     if user_id or report.status is not Status.IDLE:
         return False
     push = getattr(owner, "push", None)
-    return (push is None or push.state == PushState.IDLE) and not queue.has_outstanding(owner)
+    return (push is None or push.state == PushState.IDLE) and not queue.has_outstanding(owner, now=now)
 
 
-def _exchange(enrollment: Enrollment, report: Report, now: datetime) -> tuple[Reply, bool]:
-    """Record the report and choose the next command, on the locked row. True: the report was an orphan."""
+def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime) -> Reply:
+    """Record the report and choose the next command, on the locked row."""
     verify_open(enrollment)
     if enrollment.state == EnrollmentState.QUARANTINED:
-        return Reply(), False
-    orphan = False
-    if report.status is not Status.IDLE:
-        recorded = queue.record_report(enrollment, report, now)
-        orphan = recorded.orphan
-        if recorded.delivery is not None:
-            results.apply(enrollment, recorded.delivery, report, now)
+        return Reply()
+    recorded = queue.record_report(enrollment, report, now, body=body)
+    if recorded.changed and recorded.delivery is not None:
+        results.apply(enrollment, recorded.delivery, report, now)
     # Before the queue is read: a command that arrives now is either seen, or makes a push due afterwards.
     outbox.connected(enrollment.pk, more=False, now=now)
-    handed = queue.next_command(enrollment, after_not_now=report.status is Status.NOT_NOW, now=now)
-    if handed is not None or queue.has_outstanding(enrollment):
-        outbox.connected(enrollment.pk, more=True, now=now)
-    return (Reply(body=handed.body) if handed is not None else Reply()), orphan
+    # Until the device connects anew it is not given again what it said NotNow to (apple-mdm 2.4).
+    handed = queue.next_command(enrollment, after_not_now=report.status is not Status.IDLE, now=now)
+    if handed is None and not queue.has_outstanding(enrollment, now=now):
+        return Reply()
+    outbox.connected(enrollment.pk, more=True, now=now)
+    return Reply(body=handed.body) if handed is not None else Reply()

@@ -18,22 +18,6 @@ AT_ONCE = 2000
 STALE = timedelta(days=3)
 """A question that is not answered by then is dropped: the next one asks the same."""
 
-QUERIES = (
-    "DeviceName", "OSVersion", "BuildVersion", "SupplementalBuildVersion", "SupplementalOSVersionExtra",
-    "ModelName", "Model", "ModelNumber", "ProductName", "SerialNumber", "UDID", "IsSupervised",
-    "DeviceCapacity", "AvailableDeviceCapacity", "BatteryLevel", "IsAppleSilicon", "HostName",
-    "LocalHostName",
-    "IMEI", "MEID", "ServiceSubscriptions", "ModemFirmwareVersion", "CellularTechnology", "PhoneNumber",
-    "WiFiMAC", "BluetoothMAC", "EthernetMAC", "IsRoaming", "DataRoamingEnabled", "VoiceRoamingEnabled",
-    "PersonalHotspotEnabled", "IsDeviceLocatorServiceEnabled", "IsActivationLockEnabled",
-    "IsActivationLockSupported", "IsMDMLostModeEnabled", "IsDoNotDisturbInEffect", "IsCloudBackupEnabled",
-    "LastCloudBackupDate", "AwaitingConfiguration", "ActiveManagedUsers", "OSUpdateSettings",
-    "SoftwareUpdateDeviceID", "SoftwareUpdateSettings", "SystemIntegrityProtectionEnabled", "TimeZone",
-    "IsMultiUser", "EASDeviceIdentifier", "DiagnosticSubmissionEnabled", "AppAnalyticsEnabled",
-    "IsNetworkTethered", "PINRequiredForEraseDevice", "PINRequiredForDeviceLock",
-    "SupportsLOMDevice", "SupportsiOSAppInstalls",
-)  # fmt: skip
-
 
 def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
     """Queue both questions for these enrollments, in the caller's transaction. Returns how many are asked."""
@@ -41,15 +25,16 @@ def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
     if not ids:
         return 0
     asked = 0
-    for request_type, payload in (("DeviceInformation", {"Queries": list(QUERIES)}), ("SecurityInfo", None)):
+    for request_type in ("DeviceInformation", "SecurityInfo"):
         enqueued = queue.enqueue(
             request_type,
-            payload,
+            None,
             ids,
             source=CommandSource.SERVER,
             actor=SERVER,
             now=now,
             expires_at=now + STALE,
+            unless_queued=True,
         )
         asked = max(asked, enqueued.queued)
     return asked

@@ -7,19 +7,20 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.utils import timezone
 
 from audit.recording import refuse
 from commands.core import plist
 from mdm.answers import Rejected, Reply
-from mdm.authentication import Presented, authenticate
+from mdm.authentication import Presented, pinned, proven_certificate, unpinned
 from mdm.checkin import check_in
 from mdm.connect import MAX_CONNECT, connect
 from mdm.core.checkin import MAX_CHECKIN
 
 CLIENT_ADDRESS = "bramley.client_address"
-Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime, str], Reply]
+Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
 
 
 def checkin_view(request: HttpRequest) -> HttpResponse:
@@ -32,20 +33,16 @@ def connect_view(request: HttpRequest) -> HttpResponse:
     return _serve(request, MAX_CONNECT, _connect)
 
 
-def _check_in(
-    presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime, _remote_addr: str
-) -> Reply:
+def _check_in(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
     return check_in(presented, message, hashlib.sha256(body).digest(), now)
 
 
-def _connect(
-    presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime, remote_addr: str
-) -> Reply:
+def _connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
     if "MessageType" not in message:
-        return connect(presented, message, now, remote_addr=remote_addr)
+        return connect(presented, message, body, now)
     if len(body) > MAX_CHECKIN:
         raise Rejected("body too large", status=413)
-    return _check_in(presented, message, body, now, remote_addr)
+    return _check_in(presented, message, body, now)
 
 
 def _serve(request: HttpRequest, limit: int, handle: Handle) -> HttpResponse:
@@ -55,8 +52,13 @@ def _serve(request: HttpRequest, limit: int, handle: Handle) -> HttpResponse:
     remote_addr = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
     try:
         body = _read(request, limit)
-        presented = authenticate(request, body, now)
-        reply = handle(presented, _parse(body, limit), body, now, remote_addr)
+        certificate = proven_certificate(request, body)
+        presented = pinned(certificate, now)
+        if presented is not None:
+            reply = handle(presented, _parse(body, limit), body, now)
+        else:
+            with transaction.atomic():
+                reply = handle(unpinned(certificate, now), _parse(body, limit), body, now)
     except Rejected as rejected:
         refuse(
             "mdm",

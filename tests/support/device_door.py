@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
+
 from mdm_project.doors import DeviceDoor
+
+_switch = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,27 @@ class DeviceClient:
             key = name.upper().replace("-", "_")
             environ[key if key in {"CONTENT_TYPE"} else f"HTTP_{key}"] = value
         started: list[Any] = []
-        response = self.door(environ, lambda status, pairs, *_rest: started.extend((status, pairs)))
-        try:
-            content = b"".join(response)
-        finally:
-            close = getattr(response, "close", None)
-            if close is not None:
-                close()
+        with _connections_kept():
+            response = self.door(environ, lambda status, pairs, *_rest: started.extend((status, pairs)))
+            try:
+                content = b"".join(response)
+            finally:
+                close = getattr(response, "close", None)
+                if close is not None:
+                    close()
         return Answer(int(started[0].split()[0]), content, dict(started[1]))
+
+
+@contextmanager
+def _connections_kept() -> Iterator[None]:
+    """The test's transaction lives in the connection that the request uses: as Django's own client does."""
+    kept = (request_started, request_finished)
+    with _switch:
+        for signal in kept:
+            signal.disconnect(close_old_connections)
+    try:
+        yield
+    finally:
+        with _switch:
+            for signal in kept:
+                signal.connect(close_old_connections)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.apps import apps
-from django.db import models
+from django.db import connection, models
 
 IGNORED_APPS = frozenset({"audit", "sessions", "contenttypes", "admin"})
 IGNORED_COLUMNS = frozenset({"last_seen_at"})
@@ -20,10 +20,13 @@ IGNORED_COLUMNS = frozenset({"last_seen_at"})
 
 def snapshot() -> dict[str, str]:
     """The digest of every table, by model: comparing two of them names the table that changed."""
+    tables = set(connection.introspection.table_names())
     return {
         model._meta.label: _digest(model)
         for model in apps.get_models(include_auto_created=True)
-        if model._meta.app_label not in IGNORED_APPS and model._meta.managed and not model._meta.proxy
+        if model._meta.app_label not in IGNORED_APPS
+        and not model._meta.proxy
+        and model._meta.db_table in tables
     }
 
 
