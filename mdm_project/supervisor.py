@@ -23,7 +23,9 @@ PR_SET_PDEATHSIG = 1
 TICK = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 CALM_AFTER = 60.0
-"""Seconds: a child that ran so long is restarted without a pause."""
+"""Seconds: a child that ran so long starts again after the first pause, not after a longer one."""
+SAME_REQUEST = 0.5
+"""Seconds within which a second signal repeats the first one."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,7 +91,7 @@ class Child:
             calm = time.monotonic() - self._started_at > CALM_AFTER
             self._pause = FIRST_PAUSE if calm else min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
             self._start_at = time.monotonic() + self._pause
-            say(f"{self.part.name} ended with {_describe(code)}; starting it again in {self._pause:.0f} s")
+            say(f"{self.part.name} ended with {_describe(code)}; starting it again in {self._pause:g} s")
 
     def ask_to_end(self) -> None:
         """SIGTERM to the process, never to its group: it ends its own children."""
@@ -150,7 +152,8 @@ class Supervisor:
         self.children = [Child(part) for part in parts]
         self._ready = ready
         self._when_ready = when_ready
-        self._signals = 0
+        self._ending = 0.0  # when the first signal came (monotonic); 0.0 before
+        self._impatient = False
 
     def run(self) -> None:
         """Returns after a clean end. Raises :class:`StartError` when a part does not come up."""
@@ -158,7 +161,7 @@ class Supervisor:
             signal.signal(number, self._note)
         is_ready = False
         try:
-            while not self._signals:
+            while not self._ending:
                 for child in self.children:
                     child.tend()
                     if not is_ready and child.deaths >= self.DEATHS_BEFORE_READY:
@@ -174,10 +177,15 @@ class Supervisor:
         """End all parts, one after the other. A second signal ends the patience."""
         for child in self.children:
             child.ask_to_end()
-            child.finish(impatient=lambda: self._signals > 1)
+            child.finish(impatient=lambda: self._impatient)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        if not self._ending:
+            self._ending = time.monotonic()
+            say(f"ending on {signal.Signals(number).name}")
+        # The same request often arrives twice at once: to the process, and to its group.
+        elif time.monotonic() - self._ending > SAME_REQUEST:
+            self._impatient = True
 
 
 @contextlib.contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import ipaddress
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.conf import settings
 
+from mdm.proxies import is_trusted
+
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LOOPBACK = ("127.0.0.0/8", "::1")
 
 MAX_CHUNKED_BODY = 10 * 1024 * 1024
 """Bytes; the largest body that any surface accepts. The surfaces' own limits are lower."""
@@ -94,9 +96,7 @@ def name_client(environ: dict[str, Any]) -> None:
 
 def is_trusted_proxy(address: str) -> bool:
     """Whether ``address`` is one of ``BRAMLEY_TRUSTED_PROXIES`` (addresses or networks)."""
-    return bool(settings.BRAMLEY_TRUSTED_PROXIES) and _within(
-        address, tuple(settings.BRAMLEY_TRUSTED_PROXIES)
-    )
+    return is_trusted(address, settings.BRAMLEY_TRUSTED_PROXIES)
 
 
 def is_operator(environ: dict[str, Any]) -> bool:
@@ -104,21 +104,7 @@ def is_operator(environ: dict[str, Any]) -> bool:
     address = environ.get(CLIENT_ADDRESS) or environ.get("REMOTE_ADDR", "")
     if "HTTP_X_FORWARDED_FOR" in environ and not is_trusted_proxy(environ.get("REMOTE_ADDR", "")):
         return False  # a proxy that nobody declared: who is behind it is unknown
-    return _within(address, ("127.0.0.0/8", "::1")) or is_trusted_proxy(address)
-
-
-@lru_cache(maxsize=1024)
-def _within(address: str, networks: tuple[str, ...]) -> bool:
-    if not _is_address(address):
-        return False
-    parsed = ipaddress.ip_address(address)
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return any((mapped or parsed) in network for network in _networks(networks))
-
-
-@lru_cache(maxsize=8)
-def _networks(texts: tuple[str, ...]) -> Sequence[Network]:
-    return [ipaddress.ip_network(text, strict=False) for text in texts]
+    return is_trusted(address, LOOPBACK) or is_trusted_proxy(address)
 
 
 def _is_address(text: str) -> bool:

@@ -147,7 +147,7 @@ def test_a_second_signal_ends_the_patience(tmp_path: Path) -> None:
     parent = Parent(tmp_path, grace=60.0)
     parent.wait_for(1, "second starts")
     parent.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(0.8)
     code, _output = parent.end(signal.SIGINT)
     assert code == 0
     assert parent.left() == []

@@ -141,7 +141,7 @@ class RunningServer:
     def pids(self) -> dict[str, list[int]]:
         """Process ids by part: ``web`` (the first is granian's main process), ``worker``, ``beat``."""
         parts: dict[str, list[int]] = {"web": [], "worker": [], "beat": []}
-        names = {"granian": "web", "celery --app mdm_project worker": "worker", " beat ": "beat"}
+        names = {"granian": "web", "mdm_project worker": "worker", "mdm_project beat": "beat"}
         by_session = {
             process.pid: next((part for word, part in names.items() if word in process.command), None)
             for process in self.processes

@@ -45,6 +45,8 @@ class Command(BaseCommand):
                     locks.enter_context(exclusive(folder / f"{name}.lock", refusal))
                 if "web" in names:
                     verify_free(bind)
+                if os.geteuid() == 0:
+                    say("running as root; in production give Bramley a user of its own")
                 set_up()
                 if "worker" in names and not settings.REDIS_URL:
                     embedded_broker.remove_leftovers(settings.BROKER_FOLDER)
@@ -114,7 +116,9 @@ def web_command(bind: environment.Address, workers: int) -> list[str]:
 def worker_command(number: int) -> list[str]:
     return [
         sys.executable,
-        *("-m", "celery", "--app", "mdm_project", "worker", "--hostname", f"worker{number}@%h"),
+        # Messages are JSON, so what Celery warns of at length cannot happen; one line of ours says it.
+        *("-W", "ignore:You're running the worker with superuser privileges"),
+        *("-m", "celery", "--quiet", "--app", "mdm_project", "worker", "--hostname", f"worker{number}@%h"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
     ]
 
@@ -122,7 +126,7 @@ def worker_command(number: int) -> list[str]:
 def beat_command() -> list[str]:
     return [
         sys.executable,
-        *("-m", "celery", "--app", "mdm_project", "beat", "--loglevel", "WARNING", "--pidfile="),
+        *("-m", "celery", "--quiet", "--app", "mdm_project", "beat", "--loglevel", "WARNING", "--pidfile="),
         *("--schedule", str(settings.BRAMLEY_HOME / "beat.schedule")),
     ]
 
