@@ -226,12 +226,14 @@ def retire(certificate: PushCertificate, *, actor: Actor, now: datetime) -> None
 def hold(certificate: PushCertificate, reason: str, *, actor: Actor, now: datetime) -> int:
     """Stop the topic of a certificate that does not work, and say why. Returns how many pushes wait.
 
-    The devices keep what they have: no attempt is counted, no token is given up.
+    The devices keep what they have: no attempt is counted, no token is given up. Raises
+    :class:`PushCertificateRefused` where another certificate has taken its place meanwhile.
     """
     with transaction.atomic():
-        newly = PushCertificate.objects.filter(pk=certificate.pk, held_at__isnull=True).update(
-            held_reason=reason[:300], held_at=now
-        )
+        this = PushCertificate.objects.filter(pk=certificate.pk, state=PushCertificateState.ACTIVE)
+        if not this.select_for_update().values_list("pk", flat=True):
+            raise PushCertificateRefused(_("This certificate is not in use."))
+        newly = this.filter(held_at__isnull=True).update(held_reason=reason[:300], held_at=now)
         held = outbox.hold(certificate.topic, reason)
         if newly:
             record(

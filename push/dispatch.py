@@ -1,7 +1,241 @@
-"""Sending what is due."""
+"""Sending what is due: claim rows under a lease, send outside any transaction, settle.
+
+Any number of workers may do this at once. A worker that dies leaves rows whose lease runs out; they are sent
+again, which does no harm: APNs keeps one push for each device, and a push only asks the device to connect.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
-def run() -> None:
-    """Send everything that is due."""
+from django.utils import timezone
+
+from audit.recording import SERVER
+from devices.models import EnrollmentState
+from push import certificates, outbox
+from push.client import SEND_DEADLINE, SendResult
+from push.connections import of_this_process
+from push.core import backoff
+from push.core.notification import Failure, Notification, Verdict, is_outage, judge, says_wrong_environment
+from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000
+PROBE = 20
+"""Rows that are tried when APNs was out of order the last time."""
+TIME_BUDGET = 20.0
+"""Seconds after which :func:`run` leaves the rest to the next task."""
+EXPIRES_AFTER = timedelta(days=1)
+"""How long APNs keeps trying to reach a device; it is pushed again every day in any case."""
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """What became of one batch. ``claimed`` is 0 when nothing was due."""
+
+    claimed: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+_wanted = threading.Event()
+_busy = threading.Lock()
+
+
+def run(budget: float = TIME_BUDGET) -> None:
+    """Send until nothing is due, or for ``budget`` seconds.
+
+    One thread of a process does it; a second one leaves word that there may be more, and goes.
+    """
+    _wanted.set()
+    while _wanted.is_set() and _busy.acquire(blocking=False):
+        try:
+            _wanted.clear()
+            _drain(time.monotonic() + budget)
+        finally:
+            _busy.release()
+
+
+def _drain(until: float) -> None:
+    while time.monotonic() < until:
+        if dispatch_due(timezone.now(), BATCH).claimed == 0:
+            return
+
+
+def dispatch_due(now: datetime, limit: int = BATCH) -> Dispatched:
+    """Send one batch of due pushes. Costs one look into an index when nothing is due."""
+    if not outbox.anything_due(now):
+        return Dispatched()
+    known = {c.topic: c for c in PushCertificate.objects.filter(state=PushCertificateState.ACTIVE)}
+    claim = _claim(known, now, limit)
+    if not claim.rows:
+        return Dispatched()
+    outcomes: Counter[str] = Counter()
+    sendings = []
+    for topic, rows in _by_topic(_set_aside_ended(claim, outcomes, now)).items():
+        certificate = known.get(topic)
+        if reason := _why_held(certificate, topic, now):
+            outcomes["held"] += _hold(certificate, topic, reason, claim.owner, now)
+        elif certificate is not None:
+            sendings.append(Sending(claim.owner, certificate, rows, now))
+    for sending in sendings:
+        outcomes += sending.finish(now)
+    logger.info("pushes: %s", ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
+    return Dispatched(len(claim.rows), outcomes)
+
+
+def _claim(known: dict[str, PushCertificate], now: datetime, limit: int) -> outbox.Claim:
+    """Due rows, but none of a topic that rests; of one that failed the last time only a few, to try."""
+    resting = [t for t, c in known.items() if c.paused_until is not None and c.paused_until > now]
+    failing = [t for t, c in known.items() if c.failures and t not in resting]
+    for topic in failing:
+        claim = outbox.claim(now, PROBE, topic=topic)
+        if claim.rows:
+            return claim
+    return outbox.claim(now, limit, not_topics=[*resting, *failing])
+
+
+def _set_aside_ended(claim: outbox.Claim, outcomes: Counter[str], now: datetime) -> Sequence[PushRequest]:
+    """The rows that can be pushed; those of ended enrollments and dead tokens become idle."""
+    alive: list[PushRequest] = []
+    ended: list[PushRequest] = []
+    for row in claim.rows:
+        e = row.enrollment
+        living = e.state == EnrollmentState.ENROLLED and e.push_token and e.token_dead_at is None
+        (alive if living else ended).append(row)
+    if ended:
+        ids = [row.pk for row in ended]
+        outcomes["not enrolled"] += outbox.give_back(
+            claim.owner, ids, state=PushState.IDLE, due_at=now, result="not enrolled, or no token"
+        )
+    return alive
+
+
+def _by_topic(rows: Sequence[PushRequest]) -> dict[str, list[PushRequest]]:
+    grouped: dict[str, list[PushRequest]] = {}
+    for row in rows:
+        grouped.setdefault(row.enrollment.topic, []).append(row)
+    return grouped
+
+
+def _why_held(certificate: PushCertificate | None, topic: str, now: datetime) -> str:
+    """Why nothing can be sent for a topic; empty if it can."""
+    if certificate is None:
+        return f"no push certificate for topic {topic}"
+    if certificate.held_at is not None:
+        return certificate.held_reason
+    if certificate.not_after is not None and certificate.not_after <= now:
+        return f"the push certificate expired on {certificate.not_after:%d %B %Y}"
+    return ""
+
+
+def _hold(
+    certificate: PushCertificate | None, topic: str, reason: str, owner: uuid.UUID, now: datetime
+) -> int:
+    """Hold the topic. Where a new certificate came in this moment, the rows are due again instead."""
+    if certificate is None:
+        return outbox.hold(topic, reason)
+    try:
+        return certificates.hold(certificate, reason, actor=SERVER, now=now)
+    except certificates.PushCertificateRefused:
+        outbox.give_back(owner, None, state=PushState.DUE, due_at=now, result=reason)
+        return 0
+
+
+class Sending:
+    """The rows of one topic on their way. :meth:`finish` waits for the answers and settles."""
+
+    def __init__(
+        self, owner: uuid.UUID, certificate: PushCertificate, rows: list[PushRequest], now: datetime
+    ) -> None:
+        self._owner, self._certificate, self._rows = owner, certificate, rows
+        expires_at = int((now + EXPIRES_AFTER).timestamp())
+        notifications = [
+            Notification(
+                token=bytes(row.enrollment.push_token or b""),
+                push_magic=row.enrollment.push_magic,
+                topic=row.enrollment.topic,
+                apns_id=uuid.uuid4(),
+                expires_at=expires_at,
+            )
+            for row in rows
+        ]
+        self._future = of_this_process().send(certificate, notifications)
+
+    def finish(self, now: datetime) -> Counter[str]:
+        """Wait, judge, write down. Returns how many rows had which verdict."""
+        results = self._future.result(SEND_DEADLINE + 10)
+        verdicts = [
+            judge(result.answer, token_updated_at=row.enrollment.token_updated_at)
+            for row, result in zip(self._rows, results, strict=True)
+        ]
+        outcomes = Counter(verdict.value for verdict in verdicts)
+        if says_wrong_environment([result.answer for result in results]):
+            reason = f"APNs calls every device token bad ({results[0].answer}): is it the right APNs?"
+            _hold(self._certificate, self._certificate.topic, reason, self._owner, now)
+            return outcomes
+        due_again = self._note_health(results, verdicts, now)
+        settlements = [
+            _settlement(row, result, verdict, due_again, now)
+            for row, result, verdict in zip(self._rows, results, verdicts, strict=True)
+            if verdict is not Verdict.HOLD
+        ]
+        settled = outbox.settle(self._owner, settlements, now=now)
+        outcomes["overtaken"] = len(settlements) - settled
+        if Verdict.HOLD in verdicts:
+            reason = f"APNs refuses the push certificate: {results[verdicts.index(Verdict.HOLD)].answer}"
+            _hold(self._certificate, self._certificate.topic, reason, self._owner, now)
+        return +outcomes
+
+    def _note_health(
+        self, results: Sequence[SendResult], verdicts: Sequence[Verdict], now: datetime
+    ) -> datetime | None:
+        """Keep on the certificate how APNs does. Returns when to go on, if the topic has to rest."""
+        mine = PushCertificate.objects.filter(pk=self._certificate.pk)
+        if not is_outage(verdicts):
+            if self._certificate.failures:
+                mine.update(failures=0, paused_until=None, trouble="")
+            return None
+        failures = self._certificate.failures + 1
+        until = now + backoff.pause_of_topic(failures, outbox.jitter())
+        answer = next(r.answer for r, v in zip(results, verdicts, strict=True) if v is Verdict.OUTAGE)
+        mine.update(failures=failures, paused_until=until, trouble=str(answer)[:300])
+        logger.warning("APNs is out of order for %s: %s", self._certificate.topic, answer)
+        return until
+
+
+def _settlement(
+    row: PushRequest, result: SendResult, verdict: Verdict, due_again: datetime | None, now: datetime
+) -> outbox.Settlement:
+    """What the row becomes. ``due_again``: when the topic goes on after an outage."""
+    sent = result.answer.status is not None or result.answer.failure is Failure.TIME_OUT
+    attempts, state = row.attempts + 1, PushState.DUE
+    due_at = now
+    match verdict:
+        case Verdict.ACCEPTED:
+            due_at = now + backoff.after_accepted(attempts, outbox.jitter())
+        case Verdict.OUTAGE if due_again is not None:
+            attempts, due_at = row.attempts, due_again
+        case Verdict.RETRY | Verdict.OUTAGE:
+            due_at = now + backoff.after_failure(row.attempts, outbox.jitter())
+        case _:
+            state = PushState.IDLE
+    if verdict is Verdict.DROP:
+        logger.error("APNs refuses a push to enrollment %s: %s", row.pk, result.answer)
+    return outbox.Settlement(
+        enrollment_id=row.pk,
+        state=state,
+        due_at=due_at,
+        attempts=attempts,
+        result=str(result.answer),
+        sent_at=now if sent else row.last_sent_at,
+        apns_id=result.notification.apns_id,
+        dead_token=result.notification.token if verdict is Verdict.TOKEN_DEAD else None,
+    )

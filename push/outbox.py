@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import connection, models, transaction
 from django.db.models import Case, Q, Value, When
@@ -112,10 +112,11 @@ def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
                 *(recently, later, later, recently),
             ],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
-def _instant(value: datetime) -> object:
+def _instant(value: datetime) -> Any:
+    """A time as this database's driver takes it."""
     return connection.ops.adapt_datetimefield_value(value)
 
 
@@ -228,7 +229,7 @@ def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
     if not changes:
         return 0
     meta = PushRequest._meta
-    columns = [meta.get_field(name) for name in ("enrollment", *_SETTLED)]
+    columns: list[Any] = [meta.get_field(name) for name in ("enrollment", *_SETTLED)]
     typed = connection.vendor == "postgresql"
     row = ", ".join(f"CAST(%s AS {f.db_type(connection)})" if typed else "%s" for f in columns)
     values = ", ".join([f"({row})"] * len(changes))
@@ -238,7 +239,7 @@ def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
           FROM (VALUES {values}) AS new
          WHERE {meta.db_table}.enrollment_id = new.column1 AND {meta.db_table}.lease_owner = %s
     """  # noqa: S608 - only names of our own table are put together here
-    parameters: list[object] = []
+    parameters: list[Any] = []
     for change in changes:
         raw = (
             change.enrollment_id,
@@ -250,17 +251,19 @@ def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
             change.apns_id,
         )
         parameters += [f.get_db_prep_value(v, connection) for f, v in zip(columns, raw, strict=True)]
-    parameters.append(meta.get_field("lease_owner").get_db_prep_value(owner, connection))
+    parameters.append(columns[-1].get_db_prep_value(owner, connection))  # both are UUIDs
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def give_back(
-    owner: uuid.UUID, ids: Sequence[int], *, state: PushState, due_at: datetime, result: str
+    owner: uuid.UUID, ids: Sequence[int] | None, *, state: PushState, due_at: datetime, result: str
 ) -> int:
-    """End the lease of rows that were not pushed; no attempt is counted."""
-    return PushRequest.objects.filter(lease_owner=owner, pk__in=ids).update(
+    """End the lease of rows (None: all of it) that were not pushed; no attempt is counted."""
+    rows = PushRequest.objects.filter(lease_owner=owner)
+    rows = rows if ids is None else rows.filter(pk__in=ids)
+    return rows.update(
         state=state, due_at=due_at, last_result=result[:200], lease_owner=None, lease_until=None
     )
 

@@ -51,7 +51,8 @@ def pause_of_topic(failures: int, jitter: float) -> timedelta:
 
 
 def _doubled(first: timedelta, times: int, longest: timedelta) -> timedelta:
-    return min(first * 2 ** min(max(times, 0), 16), longest)
+    factor = 1 << min(max(times, 0), 16)
+    return min(first * factor, longest)
 
 
 def _spread(delay: timedelta, jitter: float) -> timedelta:

@@ -1,0 +1,727 @@
+"""The connection to APNs: HTTP/2 with a client certificate.
+
+aioapns 4.0 brings the pool, the TLS set-up and the protocol class. Where its protocol fails (it was measured
+against a stand-in: tests/push/test_client.py has a test for each point) it is replaced here:
+
+* an answer belongs to the stream that it comes on, not to an ``apns-id`` that may be missing;
+* it is complete when the stream ends: bodies may come in pieces, be empty, or be anything but JSON;
+* received data is acknowledged, or the connection stalls after about 1,200 error answers;
+* every request has a time-out, every connection a watchdog (PING), so that nothing waits for ever;
+* RST_STREAM, GOAWAY, a cut connection and bytes that are not HTTP/2 end the requests that they concern, no
+  others; what APNs cannot have processed is sent again on another connection;
+* nothing is kept of a request that ended, and a cancelled wait does not hurt its neighbours;
+* connections stay open (Apple asks for that) and are tried with a PING after an hour of silence;
+* the number of streams is the server's SETTINGS, the body obeys its flow control.
+
+:class:`ApnsClient` promises: every push ends in a result within :data:`SEND_DEADLINE` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from aioapns.connection import APNsBaseClientProtocol, APNsCertConnectionPool, APNsTLSClientProtocol
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes, Settings
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
+
+from push.core.notification import (
+    MAX_BODY,
+    Answer,
+    Failure,
+    Notification,
+    Verdict,
+    clean_reason,
+    decode_answer,
+    decode_goaway,
+    encode_headers,
+    encode_payload,
+    judge,
+)
+
+SEND_DEADLINE = 25.0
+"""Seconds after which a batch is over, whatever APNs does."""
+CONNECT_TIME_OUT = 8.0
+REPLY_TIME_OUT = 15.0
+SILENCE_BEFORE_PING = 5.0
+PING_TIME_OUT = 5.0
+IDLE_BEFORE_PING = 3600.0
+ATTEMPTS = 3
+"""How often one push is sent within a batch, when connections break under it."""
+MAX_STREAMS = 1000
+
+# Different in every request: in the compression table they would only push out what repeats.
+_NEVER_INDEXED = frozenset({":path", "apns-id"})
+
+_CERTIFICATE_ALERTS = (
+    "BAD_CERTIFICATE",
+    "UNSUPPORTED_CERTIFICATE",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_REQUIRED",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_ACCESS_DENIED",
+)
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """One push and what came of it."""
+
+    notification: Notification
+    answer: Answer
+
+
+class Broken(Exception):
+    """No connection, or it ended. ``again``: whether another attempt may help."""
+
+    def __init__(self, answer: Answer, *, again: bool) -> None:
+        super().__init__(str(answer))
+        self.answer = answer
+        self.again = again
+
+
+class ApnsClient:
+    """Connections to APNs with one client certificate. To be used within one running event loop.
+
+    ``certificate_pem``: the certificate and its chain; ``key_pem``: its key, not encrypted; ``url``:
+    ``https://host[:port]``; ``ca_file``: roots to trust in place of the system's; ``connections``: at most.
+    """
+
+    def __init__(
+        self, certificate_pem: bytes, key_pem: bytes, url: str, ca_file: str = "", connections: int = 2
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ValueError("the address of APNs starts with https://")
+        self._host, self._port = parts.hostname, parts.port or 443
+        self._credentials: tuple[bytes, bytes] | None = (certificate_pem, key_pem)
+        self._ca_file, self._connections = ca_file, connections
+        self._pool: _Pool | None = None
+
+    async def __aenter__(self) -> ApnsClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def send(self, notifications: Sequence[Notification]) -> list[SendResult]:
+        """Send; the results stand in the order of the notifications. Raises nothing for what APNs does."""
+        batch = _Batch(notifications)
+        try:
+            pool = self._open_pool()
+        except ssl.SSLError as error:
+            batch.fail_waiting(Answer(reason=_words(error), failure=Failure.UNUSABLE_CERTIFICATE))
+            return batch.results()
+        try:
+            async with asyncio.timeout(SEND_DEADLINE):
+                await batch.run(pool)
+        except TimeoutError:
+            batch.give_up()
+        except BaseException:
+            batch.give_up()
+            raise
+        return batch.results()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._pool is not None:
+            await self._pool.shut()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are up."""
+        return len(self._pool.connections) if self._pool is not None else 0
+
+    def _open_pool(self) -> _Pool:
+        if self._pool is None:
+            assert self._credentials is not None  # noqa: S101 - set until the pool is there
+            self._pool = _Pool.with_key(
+                b"\n".join(self._credentials),
+                _context(self._ca_file),
+                self._host,
+                self._port,
+                self._connections,
+            )
+            self._credentials = None  # the key is in the TLS context now, and nowhere else
+        return self._pool
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@contextmanager
+def key_file(pem: bytes) -> Iterator[str]:
+    """A path under which OpenSSL can read the certificate and key, as long as the block runs.
+
+    In memory where the system can (Linux); else a file of mode 0600 in a folder of mode 0700.
+    """
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").exists():
+        descriptor = os.memfd_create("push-certificate", os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(pem)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(prefix="push-") as folder:
+        path = Path(folder) / "certificate.pem"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+        yield str(path)
+
+
+class _Batch:
+    """The pushes of one :meth:`ApnsClient.send`: which wait, which are on their way, which are answered."""
+
+    def __init__(self, notifications: Sequence[Notification]) -> None:
+        self._notifications = notifications
+        self._answers: list[Answer | None] = [None] * len(notifications)
+        self._attempts = [0] * len(notifications)
+        self._waiting = deque(range(len(notifications)))
+        self._under_way: dict[int, asyncio.Future[Answer]] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self, pool: _Pool) -> None:
+        while self._waiting or self._under_way:
+            self._changed.clear()
+            if not self._waiting:
+                await self._changed.wait()
+                continue
+            try:
+                connection = await pool.acquire()
+            except Broken as broken:
+                self.fail_waiting(broken.answer)
+                continue
+            self._fill(connection)
+
+    def _fill(self, connection: ApnsProtocol) -> None:
+        while self._waiting and connection.has_room:
+            index = self._waiting.popleft()
+            self._attempts[index] += 1
+            future = connection.start(self._notifications[index])
+            self._under_way[index] = future
+            future.add_done_callback(partial(self._ended, index))
+
+    def _ended(self, index: int, future: asyncio.Future[Answer]) -> None:
+        if self._under_way.pop(index, None) is None or future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, Broken) and error.again and self._attempts[index] < ATTEMPTS:
+            self._waiting.append(index)
+        elif isinstance(error, Broken):
+            self._answers[index] = error.answer
+        else:
+            self._answers[index] = future.result()
+        self._changed.set()
+
+    def fail_waiting(self, answer: Answer) -> None:
+        """Nothing more can be sent: what waits has its answer."""
+        while self._waiting:
+            self._answers[self._waiting.popleft()] = answer
+
+    def give_up(self) -> None:
+        """The time is over: what is under way is abandoned, what waits was never sent."""
+        for index, future in list(self._under_way.items()):
+            self._answers[index] = Answer(reason="no answer in time", failure=Failure.TIME_OUT)
+            del self._under_way[index]
+            future.cancel()
+        self.fail_waiting(Answer(reason="not sent in time", failure=Failure.CONNECTION))
+
+    def results(self) -> list[SendResult]:
+        lost = Answer(failure=Failure.CONNECTION)
+        return [
+            SendResult(notification, answer or lost)
+            for notification, answer in zip(self._notifications, self._answers, strict=True)
+        ]
+
+
+class _Pool(APNsCertConnectionPool):
+    """aioapns's pool without its polling, its fixed retries and its loss of the reason of a failure."""
+
+    connections: list[ApnsProtocol]  # type: ignore[assignment] # of our class, not of its base
+    ssl_context: ssl.SSLContext
+
+    def __init__(self, path: str, context: ssl.SSLContext, host: str, port: int, connections: int) -> None:
+        # A topic that is not empty keeps aioapns from reading the file a second time.
+        super().__init__(path, topic="-", max_connections=connections, ssl_context=context)
+        self._host, self._port = host, port
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    @classmethod
+    def with_key(cls, pem: bytes, context: ssl.SSLContext, host: str, port: int, connections: int) -> _Pool:
+        """Raises :class:`ssl.SSLError` where OpenSSL does not take the certificate and key."""
+        with key_file(pem) as path:
+            return cls(path, context, host, port, connections)
+
+    async def acquire(self) -> ApnsProtocol:
+        """A connection with room for a request. Raises :class:`Broken` when there can be none."""
+        while True:
+            if connection := self._least_busy():
+                return connection
+            async with self._lock:
+                if connection := self._least_busy():
+                    return connection
+                usable = [c for c in self.connections if not c.retired]
+                if len(usable) < self.max_connections:
+                    try:
+                        return await self.create_connection()
+                    except Broken:
+                        if not usable:
+                            raise
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _least_busy(self) -> ApnsProtocol | None:
+        with_room = [connection for connection in self.connections if connection.has_room]
+        return min(with_room, key=lambda connection: connection.busy, default=None)
+
+    async def create_connection(self) -> ApnsProtocol:
+        """Connect, and wait for the server's SETTINGS: under TLS 1.3 our certificate is refused so late.
+
+        Raises :class:`Broken`.
+        """
+        if self._closed:
+            raise Broken(Answer(reason="the client is closed", failure=Failure.CONNECTION), again=False)
+        protocol = self._new_protocol()
+        try:
+            async with asyncio.timeout(CONNECT_TIME_OUT):
+                await self.loop.create_connection(
+                    lambda: protocol,
+                    self._host,
+                    self._port,
+                    ssl=self.ssl_context,
+                    ssl_handshake_timeout=CONNECT_TIME_OUT,
+                    ssl_shutdown_timeout=1.0,
+                )
+                await protocol.ready
+        except TimeoutError as error:
+            protocol.abort()
+            raise Broken(
+                Answer(reason="no connection in time", failure=Failure.CONNECTION), again=True
+            ) from error
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError
+            raise Broken(_failure_of(error), again=False) from error
+        except BaseException:
+            protocol.abort()
+            raise
+        if protocol.end is not None:
+            raise protocol.end
+        if protocol.retired:
+            raise Broken(Answer(reason="APNs takes no requests", failure=Failure.CONNECTION), again=True)
+        self.connections.append(protocol)
+        self._changed.set()
+        return protocol
+
+    def _new_protocol(self) -> ApnsProtocol:
+        authority = self._host if self._port == 443 else f"{self._host}:{self._port}"
+        return ApnsProtocol(
+            authority, self.loop, on_change=self._changed.set, on_lost=self.discard_connection
+        )
+
+    def discard_connection(self, connection: APNsBaseClientProtocol) -> None:
+        """A connection ended: also one that was never added, which aioapns would not survive."""
+        with suppress(ValueError):
+            self.connections.remove(cast(ApnsProtocol, connection))
+        self._changed.set()
+
+    async def shut(self) -> None:
+        self._closed = True
+        ends = [connection.shut() for connection in list(self.connections)]
+        if ends:
+            await asyncio.wait(ends, timeout=2.0)
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+
+class _H2Connection(H2Connection):
+    """h2 takes GOAWAY for the end; by RFC 9113 section 6.8 earlier streams are still answered after it."""
+
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
+        event = ConnectionTerminated()
+        event.error_code = frame.error_code
+        event.last_stream_id = frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
+
+
+@dataclass
+class _Exchange:
+    """One request under way."""
+
+    future: asyncio.Future[Answer]
+    sent_at: float
+    status: int = 0
+    body: bytearray = field(default_factory=bytearray)
+
+
+class ApnsProtocol(APNsTLSClientProtocol):
+    """One connection. See the module's description for what differs from aioapns."""
+
+    transport: asyncio.Transport | None
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(
+        self,
+        authority: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_change: Callable[[], object],
+        on_lost: Callable[[ApnsProtocol], object],
+    ) -> None:
+        super().__init__("-", loop)
+        self._on_lost = on_lost
+        self.conn = _H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self.conn.local_settings = Settings(client=True, initial_values={SettingCodes.ENABLE_PUSH: 0})
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the server's SETTINGS are there, or the connection has ended: see :attr:`end`."""
+        self.end: Broken | None = None
+        self.retired = False
+        self._authority = authority
+        self._on_change = on_change
+        self._exchanges: dict[int, _Exchange] = {}
+        self._bodies: dict[int, bytes] = {}
+        self._heard_at = loop.time()
+        self._pinged_at: float | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._flush_planned = False
+        self._gone: asyncio.Future[None] = loop.create_future()
+
+    # What the pool asks
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+        return len(self._exchanges)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a request can be started now."""
+        if self.retired or self.end is not None or not self.ready.done():
+            return False
+        return self.busy < min(self.conn.remote_settings.max_concurrent_streams, MAX_STREAMS)
+
+    def start(self, notification: Notification) -> asyncio.Future[Answer]:
+        """Send one push. The future ends in an :class:`Answer` or :class:`Broken`; it may be cancelled."""
+        future: asyncio.Future[Answer] = self.loop.create_future()
+        try:
+            stream_id = self.conn.get_next_available_stream_id()
+            self.conn.send_headers(stream_id, self._headers(notification))
+        except H2Error as error:  # stream ids are used up, or h2 sees the connection as closed
+            self.retire()
+            answer = Answer(reason=f"connection used up: {type(error).__name__}", failure=Failure.CONNECTION)
+            future.set_exception(Broken(answer, again=True))
+            return future
+        self._exchanges[stream_id] = _Exchange(future, self.loop.time())
+        self._bodies[stream_id] = encode_payload(notification)
+        future.add_done_callback(lambda done: self._abandoned(stream_id) if done.cancelled() else None)
+        self._send_bodies()
+        self._flush_soon()
+        self._plan_watch(1.0)
+        return future
+
+    def _headers(self, notification: Notification) -> list[HeaderTuple]:
+        return [
+            (NeverIndexedHeaderTuple if name in _NEVER_INDEXED else HeaderTuple)(name, value)
+            for name, value in encode_headers(notification, authority=self._authority)
+        ]
+
+    def retire(self) -> None:
+        """Start nothing more here; close when the last answer is in."""
+        self.retired = True
+        self._on_change()
+        if not self._exchanges:
+            self.close()
+
+    def shut(self) -> asyncio.Future[None]:
+        """Close now. The future is done when the connection is gone."""
+        self.retired = True
+        with suppress(H2Error):
+            self.conn.close_connection()
+        self.flush()
+        self.close()
+        return self._gone
+
+    def abort(self) -> None:
+        """Close at once, without a farewell: the other side does not listen."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._heard_at = self.loop.time()
+        tls = transport.get_extra_info("ssl_object")
+        super().connection_made(transport)
+        if tls is not None and tls.selected_alpn_protocol() not in {None, "h2"}:
+            self._break("the server does not speak HTTP/2")
+        self._plan_watch(1.0)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
+        self._pinged_at = None
+        try:
+            events = self.conn.receive_data(data)
+        except H2Error as error:
+            self.flush()  # h2 has its GOAWAY ready
+            self._break(f"not HTTP/2 as it should be: {type(error).__name__}")
+            return
+        for event in events:
+            self._on_event(event)
+        self._send_bodies()
+        self.flush()
+        if self.retired and not self._exchanges:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        if self.end is None:
+            self.end = Broken(self._end_of(exc), again=not isinstance(exc, ssl.SSLError))
+        if not self.ready.done():
+            self.ready.set_result(None)
+        if not self._gone.done():
+            self._gone.set_result(None)
+        for stream_id in list(self._exchanges):
+            self._fail(stream_id, self.end)
+        self._on_lost(self)
+
+    def _end_of(self, exc: Exception | None) -> Answer:
+        if exc is not None:
+            return _failure_of(exc)
+        if self.ready.done():
+            return Answer(reason="connection closed", failure=Failure.CONNECTION)
+        return Answer(
+            reason="connection closed before it was used; the certificate may be refused",
+            failure=Failure.CONNECTION,
+        )
+
+    # What HTTP/2 tells
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case ResponseReceived():
+                self._on_response(event)
+            case DataReceived():
+                self._on_data(event)
+            case StreamEnded():
+                self._on_end(event.stream_id)
+            case StreamReset():
+                self._on_reset(event)
+            case ConnectionTerminated():
+                self._on_goaway(event)
+            case RemoteSettingsChanged():
+                if not self.ready.done():
+                    self.ready.set_result(None)
+                self._on_change()
+            case WindowUpdated():
+                pass  # bodies that wait are sent after the events
+            case _:
+                pass  # PING and SETTINGS acknowledged, informational answers, trailers
+
+    def _on_response(self, event: ResponseReceived) -> None:
+        if exchange := self._exchanges.get(event.stream_id):
+            status = dict(event.headers).get(b":status", b"")
+            exchange.status = int(status) if status.isdigit() else 0
+
+    def _on_data(self, event: DataReceived) -> None:
+        self.conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        if exchange := self._exchanges.get(event.stream_id):
+            exchange.body += event.data[: MAX_BODY - len(exchange.body)]
+
+    def _on_end(self, stream_id: int) -> None:
+        if exchange := self._exchanges.get(stream_id):
+            self._resolve(stream_id, decode_answer(exchange.status, bytes(exchange.body)))
+
+    def _on_reset(self, event: StreamReset) -> None:
+        code = _code_name(event.error_code)
+        answer = Answer(reason=f"stream reset: {code}", failure=Failure.CONNECTION)
+        if event.error_code == ErrorCodes.REFUSED_STREAM:  # not processed: RFC 9113 section 8.7
+            self._fail(event.stream_id, Broken(answer, again=True))
+        else:
+            self._resolve(event.stream_id, answer)
+
+    def _on_goaway(self, event: ConnectionTerminated) -> None:
+        reason = decode_goaway(event.additional_data)
+        refused = Answer(403, reason)
+        if reason and judge(Answer(400, reason), token_updated_at=None) is Verdict.HOLD:
+            self.end = Broken(refused, again=False)
+        unprocessed = self.end or Broken(
+            Answer(
+                reason=f"connection ended: {reason or _code_name(event.error_code)}",
+                failure=Failure.CONNECTION,
+            ),
+            again=True,
+        )
+        last = event.last_stream_id or 0
+        for stream_id in [stream_id for stream_id in self._exchanges if stream_id > last]:
+            self._fail(stream_id, unprocessed)
+        self.retire()
+
+    # The end of one request
+
+    def _resolve(self, stream_id: int, answer: Answer) -> None:
+        if (exchange := self._forget(stream_id)) and not exchange.future.done():
+            exchange.future.set_result(answer)
+
+    def _fail(self, stream_id: int, error: Broken) -> None:
+        if (exchange := self._forget(stream_id)) and not exchange.future.done():
+            exchange.future.set_exception(error)
+
+    def _abandoned(self, stream_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        if self._forget(stream_id):
+            self._reset(stream_id)
+
+    def _forget(self, stream_id: int) -> _Exchange | None:
+        self._bodies.pop(stream_id, None)
+        exchange = self._exchanges.pop(stream_id, None)
+        if exchange is not None:
+            self._on_change()
+        return exchange
+
+    def _reset(self, stream_id: int) -> None:
+        with suppress(H2Error):  # it may be closed already
+            self.conn.reset_stream(stream_id, ErrorCodes.CANCEL)
+        self._flush_soon()
+
+    def _break(self, reason: str) -> None:
+        """End the connection because of what the other side does, or does not."""
+        self.retired = True
+        if self.end is None:
+            self.end = Broken(Answer(reason=reason, failure=Failure.CONNECTION), again=True)
+        self.abort()
+
+    # Time
+
+    def _plan_watch(self, delay: float) -> None:
+        if self._watch_timer is not None:
+            if self._watch_timer.when() <= self.loop.time() + delay:
+                return
+            self._watch_timer.cancel()
+        self._watch_timer = self.loop.call_later(delay, self._watch)
+
+    def _watch(self) -> None:
+        """The watchdog: requests that are too old, a connection that is too silent."""
+        self._watch_timer = None
+        if self.end is not None and not self._exchanges:
+            return
+        now = self.loop.time()
+        self._time_out_requests(now)
+        if self._pinged_at is not None and now - self._pinged_at >= PING_TIME_OUT:
+            self._break("connection dead: no answer to PING")
+            return
+        if self._pinged_at is None and now - self._quiet_since() >= self._patience():
+            self._pinged_at = now
+            self.conn.ping(b"bramley.")
+            self.flush()
+        self._plan_watch(1.0 if self._exchanges or self._pinged_at is not None else 60.0)
+
+    def _time_out_requests(self, now: float) -> None:
+        for stream_id, exchange in list(self._exchanges.items()):
+            if now - exchange.sent_at < REPLY_TIME_OUT:
+                return  # they stand in the order of sending
+            self._resolve(stream_id, Answer(reason="no answer in time", failure=Failure.TIME_OUT))
+            self._reset(stream_id)
+            self.retire()  # a connection that loses answers is not used again
+
+    def _quiet_since(self) -> float:
+        oldest = next(iter(self._exchanges.values()), None)
+        return max(self._heard_at, oldest.sent_at) if oldest is not None else self._heard_at
+
+    def _patience(self) -> float:
+        return SILENCE_BEFORE_PING if self._exchanges else IDLE_BEFORE_PING
+
+    def refresh_inactivity_timer(self) -> None:
+        """aioapns closes after ten idle seconds; Apple asks to keep connections open."""
+
+    # Writing
+
+    def _send_bodies(self) -> None:
+        """Send what the server's flow control allows (RFC 9113 section 5.2)."""
+        for stream_id, body in list(self._bodies.items()):
+            room = min(self.conn.local_flow_control_window(stream_id), self.conn.max_outbound_frame_size)
+            if room <= 0:
+                continue
+            rest = body[room:]
+            self.conn.send_data(stream_id, body[:room], end_stream=not rest)
+            if rest:
+                self._bodies[stream_id] = rest
+            else:
+                del self._bodies[stream_id]
+
+    def _flush_soon(self) -> None:
+        """Many requests that start together leave in one write."""
+        if not self._flush_planned:
+            self._flush_planned = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what h2 has ready."""
+        self._flush_planned = False
+        if self.transport is None or self.transport.is_closing():
+            return
+        if data := self.conn.data_to_send():
+            self.transport.write(data)
+
+
+def _failure_of(error: Exception) -> Answer:
+    """Why there is no connection, in words for an administrator."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Answer(
+            reason=clean_reason(f"APNs's certificate is not trusted: {error.verify_message}"),
+            failure=Failure.SERVER_NOT_TRUSTED,
+        )
+    if isinstance(error, ssl.SSLError) and any(a in (error.reason or "") for a in _CERTIFICATE_ALERTS):
+        return Answer(reason=_words(error), failure=Failure.CERTIFICATE_REFUSED)
+    if isinstance(error, ssl.SSLError):
+        return Answer(reason=clean_reason(f"TLS failed: {_words(error)}"), failure=Failure.CONNECTION)
+    text = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return Answer(reason=clean_reason(f"no connection: {text}"), failure=Failure.CONNECTION)
+
+
+def _words(error: ssl.SSLError) -> str:
+    """``TLSV1_ALERT_UNKNOWN_CA`` as ``unknown ca``."""
+    reason = (error.reason or error.strerror or type(error).__name__).lower()
+    for prefix in ("tlsv13_alert_", "tlsv1_alert_", "sslv3_alert_"):
+        reason = reason.removeprefix(prefix)
+    return clean_reason(reason.replace("_", " "))
+
+
+def _code_name(code: object) -> str:
+    return code.name if isinstance(code, ErrorCodes) else f"error {code}"
