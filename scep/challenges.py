@@ -18,7 +18,7 @@ from django.db import transaction
 from audit import recording
 from audit.recording import Actor
 from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
-from pki.models import Issuer, Purpose
+from pki.models import Issuer, IssuerKind, IssuerState, Purpose
 from scep.core.decision import ChallengeStanding
 from scep.models import Challenge
 from vault.sealed import keyed_hash, keyed_hashes
@@ -95,6 +95,8 @@ def create_challenges(
     """Mint one for each subject, for a person or a script; audited. Raises :class:`ChallengeError`."""
     if not 1 <= len(subjects) <= MAX_AT_ONCE:
         raise ChallengeError(f"between 1 and {MAX_AT_ONCE} challenges can be made at once")
+    if issuer.kind == IssuerKind.TRUST_ONLY or issuer.state != IssuerState.ACTIVE:
+        raise ChallengeError(f"the issuer {issuer.slug} does not issue certificates")
     if not timedelta(0) < ttl <= MAX_LIFETIME:
         raise ChallengeError("a challenge can be used for at most 24 hours")
     try:
@@ -197,7 +199,7 @@ def _minted(
     created_by: str,
     expires_at: datetime,
 ) -> tuple[Challenge, str]:
-    encode_name(subject)
+    subject_text = encode_name(subject).rfc4514_string()
     encode_alternative_names(san)
     value = base64.b32encode(secrets.token_bytes(VALUE_BYTES)).decode("ascii")
     challenge = Challenge(
@@ -206,6 +208,7 @@ def _minted(
         purpose=purpose,
         binding=binding,
         subject=[list(pair) for pair in subject],
+        subject_text=subject_text[:500],
         subject_alternative_name=[list(pair) for pair in san],
         validity_days=validity_days,
         created_by=created_by[:200],

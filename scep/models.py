@@ -7,7 +7,7 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from pki.core.names import Name, encode_name
+from pki.core.names import Name
 from pki.models import Certificate, Issuer, Purpose
 
 
@@ -40,6 +40,7 @@ class Challenge(models.Model):
         help_text=_("List of [kind, value]: DNS, URI, email"),
     )
     validity_days = models.PositiveIntegerField(_("days of validity"), null=True, blank=True)
+    subject_text = models.CharField(_("subject"), max_length=500, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     created_by = models.CharField(_("created by"), max_length=200, blank=True)
     expires_at = models.DateTimeField(_("expires"), db_index=True)
@@ -51,7 +52,7 @@ class Challenge(models.Model):
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return encode_name(self.subject_name).rfc4514_string()
+        return self.subject_text
 
     @property
     def subject_name(self) -> Name:

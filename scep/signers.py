@@ -46,13 +46,13 @@ def identify(der: bytes, issuer: Issuer, now: datetime) -> Known:
     if row.purpose not in RENEWABLE:
         return Known(Barred("it was issued for another purpose"), row)
     try:
-        certificate = trust.identify(der, purpose=Purpose(row.purpose), now=now)
+        trust.verify_record(row, purpose=Purpose(row.purpose), now=now)
     except trust.Untrusted as untrusted:
         return Known(Barred(untrusted.reason), row)
     window = renewal_window()
-    if window is not None and certificate.not_after - now > window:
-        return Known(Barred(f"not before {certificate.not_after - window:%Y-%m-%d}"), row)
-    return Known(Holder(), certificate)
+    if window is not None and row.not_after - now > window:
+        return Known(Barred(f"not before {row.not_after - window:%Y-%m-%d}"), row)
+    return Known(Holder(), row)
 
 
 def renewal_window() -> timedelta | None:

@@ -37,10 +37,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Issued:
-    """The answer is this certificate. ``note``: what the administrator should know of it."""
+    """The answer is this certificate, issued just now (``fresh``) or before.
+
+    ``note``: what the administrator should know of it.
+    """
 
     certificate: Certificate
     note: str = ""
+    fresh: bool = False
 
 
 Outcome = Issued | Refusal
@@ -72,7 +76,7 @@ def of_challenge(challenge: Challenge) -> list[Transaction]:
 
 def record(asked: Asked, opened: OpenedRequest | None, challenge: Challenge | None, outcome: Outcome) -> None:
     """Write the row; the same request with the same answer again is counted on the row that is there."""
-    if opened and isinstance(outcome, Issued) and (same := successful(asked, opened)):
+    if opened and isinstance(outcome, Issued) and not outcome.fresh and (same := successful(asked, opened)):
         Transaction.objects.filter(pk=same.pk).update(repeats=F("repeats") + 1)
         return
     row = Transaction(

@@ -11,7 +11,7 @@ from scep import views
 urlpatterns = [
     re_path(r"^(?:/(?:cgi-bin/)?pkiclient\.exe|/)?$", views.scep, name="scep"),
     re_path(
-        r"^/(?P<slug>(?!cgi-bin/)[-a-zA-Z0-9_]+)(?:/(?:cgi-bin/)?pkiclient\.exe|/)?$",
+        r"^(?:/)(?P<slug>(?!cgi-bin/)[-a-zA-Z0-9_]+)(?:/(?:cgi-bin/)?pkiclient\.exe|/)?$",
         views.scep,
         name="scep_issuer",
     ),

@@ -20,11 +20,17 @@ def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
     """``/scep/`` and ``/scep/<issuer>/``."""
     if request.method not in {"GET", "POST"}:
         return _plain(405, "method not allowed", {"Allow": "GET, POST"})
-    issuer = _issuer(slug)
     try:
         query = wire.decode_query(request.META.get("QUERY_STRING", ""))
     except wire.WireError as fault:
         return _plain(400, str(fault))
+    try:
+        return _answer(request, _issuer(slug), query)
+    except issuers.IssuerMissing:
+        raise Http404 from None
+
+
+def _answer(request: HttpRequest, issuer: Issuer, query: wire.Query) -> HttpResponse:
     # A POST can only be a PKIOperation; some clients leave the name out, some send the message twice.
     operation = query.operation or ("PKIOperation" if request.method == "POST" else "")
     if operation == "PKIOperation":
@@ -32,6 +38,7 @@ def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
     if request.method == "GET" and operation == "GetCACaps":
         return HttpResponse(capabilities.encode_capabilities(), content_type=capabilities.CONTENT_TYPE)
     if request.method == "GET" and operation == "GetCACert":
+        # One CA: its certificate alone. Apple's clients look for separate RA certificates in a list.
         certificate = issuers.current_certificate(issuers.current_key(issuer))
         return HttpResponse(bytes(certificate.der), content_type=wire.CA_CERTIFICATE)
     return _plain(400, "unknown operation")
@@ -62,10 +69,12 @@ def _pki_operation(request: HttpRequest, issuer: Issuer, query: wire.Query) -> H
 
 
 def _issuer(slug: str | None) -> Issuer:
-    """The issuer that the address names, or the default one. 404 where there is none that has a key."""
-    issuer = issuers.default_issuer() if slug is None else Issuer.objects.filter(slug=slug).first()
-    if issuer is None or issuer.kind == IssuerKind.TRUST_ONLY:
-        raise Http404
+    """The issuer that the address names, or the default one."""
+    if slug is None:
+        return issuers.default_issuer()
+    issuer = Issuer.objects.filter(slug=slug).exclude(kind=IssuerKind.TRUST_ONLY).first()
+    if issuer is None:
+        raise issuers.IssuerMissing(f"there is no issuer {slug}")
     return issuer
 
 

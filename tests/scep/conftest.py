@@ -1,0 +1,67 @@
+"""Fixtures of the SCEP tests: an issuer, a challenge, a way in, and what must not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+import pytest
+import time_machine
+from django.core.cache import cache
+
+from audit.recording import SERVER
+from pki import issuers
+from pki.models import Issuer, Purpose
+from scep.challenges import create_challenge
+from scep.models import Challenge
+from tests.scep.support import NOW, Door
+
+Mint = Callable[..., tuple[Challenge, str]]
+
+
+@pytest.fixture(autouse=True)
+def no_failures_counted() -> Iterator[None]:
+    """Each test starts with a clean count of failures."""
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def at_noon() -> Iterator[time_machine.Traveller]:
+    """The clock stands at :data:`tests.scep.support.NOW`; ``at_noon.shift`` moves it."""
+    with time_machine.travel(NOW, tick=False) as traveller:
+        yield traveller
+
+
+@pytest.fixture
+def issuer(db: None, at_noon: time_machine.Traveller) -> Issuer:
+    return issuers.create_issuer("bramley", "Bramley test CA", algorithm="RSA-2048", actor=SERVER, now=NOW)
+
+
+@pytest.fixture
+def ca_certificate(issuer: Issuer) -> bytes:
+    return bytes(issuers.current_certificate(issuers.current_key(issuer)).der)
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+@pytest.fixture
+def mint(issuer: Issuer) -> Mint:
+    """Mint a challenge: MDM identity for ``CN=device 1``, good for an hour, unless told otherwise."""
+
+    def make(
+        *, now: datetime = NOW, ttl: timedelta = timedelta(hours=1), **wanted: object
+    ) -> tuple[Challenge, str]:
+        defaults: dict[str, object] = {
+            "issuer": issuer,
+            "purpose": Purpose.MDM_IDENTITY,
+            "subject": (("CN", "device 1"),),
+            "created_by": "test",
+        }
+        return create_challenge(ttl=ttl, now=now, **{**defaults, **wanted})  # type: ignore[arg-type]
+
+    return make
