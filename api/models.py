@@ -1,4 +1,4 @@
-"""API tokens: hashed, scoped, expiring."""
+"""API tokens: hashed, scoped, expiring; and the keys that make a repeated request harmless."""
 
 from __future__ import annotations
 
@@ -33,3 +33,21 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class IdempotencyKey(models.Model):
+    """What a request with an ``Idempotency-Key`` did, so that the same request again does nothing more."""
+
+    token = models.ForeignKey(ApiToken, on_delete=models.CASCADE, related_name="idempotency_keys")
+    key = models.CharField(max_length=100)
+    request_sha256 = models.CharField(max_length=64)
+    answer = models.JSONField(default=dict)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
+        constraints = [models.UniqueConstraint(fields=["token", "key"], name="idempotency_key_once")]
+
+    def __str__(self) -> str:
+        return self.key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlencode
 
 from django import template
@@ -164,8 +164,7 @@ def _shown(cl: ChangeList, row: models.Model, name: Any, is_link: bool) -> tuple
     """What a cell says, and its classes."""
     empty = cl.model_admin.get_empty_value_display()
     try:
-        # The stubs know nothing of the None that comes for methods.
-        field, attr, value = cast(tuple[Any, Any, Any], lookup_field(name, row, cl.model_admin))
+        field, attr, value = lookup_field(name, row, cl.model_admin)
     except ObjectDoesNotExist:
         return empty, []
     empty = getattr(attr, "empty_value_display", empty)
@@ -188,9 +187,10 @@ def _is_boolean(attr: Any) -> bool:
 
 
 def _links(cl: ChangeList, name: Any, first: bool) -> bool:
-    if cl.list_display_links is None or name == "action_checkbox":
+    links: Any = cl.list_display_links
+    if links is None or name == "action_checkbox":
         return False
-    return first if not cl.list_display_links else name in cl.list_display_links
+    return first if not links else name in links
 
 
 def _link(cl: ChangeList, row: models.Model, shown: str | SafeString) -> str | SafeString:
