@@ -14,6 +14,7 @@ from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow
 from enrollment.topic import topic_of
 from pki import issuers
 from pki.core.names import DEFAULT_MAX_VALUE, Name, NameRefused, verify_name_value
+from pki.issuance import IssuanceRefused
 from pki.models import IssuerState, Purpose
 from pki.signing import sign_profile
 from scep.challenges import create_challenge
@@ -86,7 +87,7 @@ def offer(
                 check_out_when_removed=profile.check_out_when_removed,
             ),
         )
-        mobileconfig = sign_profile(content, now=now) if signed else content
+        mobileconfig = _signed(content, now) if signed else content
     return Offered(session, mobileconfig)
 
 
@@ -102,6 +103,14 @@ def _verify_offered(profile: EnrollmentProfile) -> tuple[str, list[bytes]]:
         return topic_of(profile).value, issuers.chain(profile.issuer)
     except issuers.IssuerMissing as missing:
         raise NotOffered(str(missing)) from missing
+
+
+def _signed(content: bytes, now: datetime) -> bytes:
+    """The profile in CMS SignedData. Raises :class:`NotOffered` where there is no signer to be had."""
+    try:
+        return sign_profile(content, now=now)
+    except (IssuanceRefused, issuers.IssuerMissing) as missing:
+        raise NotOffered(f"the profile cannot be signed: {missing}") from missing
 
 
 def subject_of(session: EnrollmentSession) -> Name:

@@ -155,7 +155,7 @@ def _install_profile(hardware: Hardware, contents: Contents, command: Mapping[st
         plain, _signer = open_profile(data)
         content = plist.read(plain, max_size=MAX_PROFILE)
         entry = profile_entry(content)
-    except (SimulationError, plist.PlistError, KeyError) as problem:
+    except (SimulationError, plist.PlistError, KeyError, TypeError) as problem:
         return error(4001, "MCInstallationErrorDomain", f"Profile Failed to Install: {problem}")
     types = {payload["PayloadType"] for payload in entry["PayloadContent"]}
     if "com.apple.mdm" in types:
@@ -303,7 +303,7 @@ ANSWERS: Mapping[str, Answerer] = {
 
 
 def profile_entry(content: Mapping[str, Any]) -> dict[str, Any]:
-    """How an installed profile appears in ProfileList. Raises KeyError where a required key is missing."""
+    """How an installed profile appears in ProfileList. Raises KeyError or TypeError for what is none."""
     inner = content["PayloadContent"]
     return {
         **_named(content),
@@ -311,15 +311,15 @@ def profile_entry(content: Mapping[str, Any]) -> dict[str, Any]:
         "HasRemovalPasscode": False,
         "IsEncrypted": False,
         "IsManaged": True,
-        "PayloadContent": [{**_named(part), "PayloadType": part["PayloadType"]} for part in inner],
+        "PayloadContent": [{**_named(part), "PayloadType": str(part["PayloadType"])} for part in inner],
     }
 
 
 def _named(part: Mapping[str, Any]) -> dict[str, Any]:
     optional = ("PayloadDisplayName", "PayloadOrganization", "PayloadDescription")
     return {
-        "PayloadIdentifier": part["PayloadIdentifier"],
-        "PayloadUUID": part["PayloadUUID"],
-        "PayloadVersion": part.get("PayloadVersion", 1),
-        **{name: part[name] for name in optional if name in part},
+        "PayloadIdentifier": str(part["PayloadIdentifier"]),
+        "PayloadUUID": str(part["PayloadUUID"]),
+        "PayloadVersion": 1,
+        **{name: str(part[name]) for name in optional if name in part},
     }

@@ -128,6 +128,11 @@ def test_a_retired_issuer_offers_nothing(profile: EnrollmentProfile) -> None:
         offered(profile)
 
 
+def test_an_issuer_past_its_end_signs_nothing(profile: EnrollmentProfile) -> None:
+    with no_change(), pytest.raises(NotOffered, match="cannot be signed"):
+        offer(profile, remote_addr="", user_agent="", now=NOW + timedelta(days=365 * 30))
+
+
 def test_nothing_is_left_of_a_download_that_failed(
     profile: EnrollmentProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
