@@ -48,6 +48,8 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912
     size = len(data)
     if size > limits.size:
         raise Malformed("too large")
+    if not size:
+        raise Malformed("empty")
     max_depth, max_nodes, max_oid, max_integer = limits.depth, limits.nodes, limits.oid, limits.integer
     # The ends of the constructed nodes around the current position; None for indefinite length.
     open_ends: list[int | None] = []
@@ -64,7 +66,7 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912
             if not open_ends and position != size:
                 raise Malformed("bytes after the end")
         if position + 2 > bound:
-            raise Malformed("cut off" if nodes else "empty")
+            raise Malformed("cut off")
         nodes += 1
         if nodes > max_nodes:
             raise Malformed("too many nodes")
