@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connection
+from django.db.models import F
 from django.utils import timezone
 
 from audit.recording import refuse
@@ -171,13 +172,12 @@ def _move(delivery: CommandDelivery, old: State, new: State, now: datetime) -> b
     """Compare and set."""
     changes: dict[str, Any] = {"state": new.value}
     if new is State.NOT_NOW:
-        changes |= {"not_now_at": now, "not_now_count": delivery.not_now_count + 1}
+        changes |= {"not_now_at": now, "not_now_count": F("not_now_count") + 1}
     else:
         changes |= {"completed_at": now, "reason": ""}
     moved = CommandDelivery.objects.filter(pk=delivery.pk, state=old.value).update(**changes)
     if moved:
-        for name, value in changes.items():
-            setattr(delivery, name, value)
+        delivery.state = new.value
     return bool(moved)
 
 
