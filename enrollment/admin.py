@@ -38,19 +38,19 @@ else:
     _Form = forms.ModelForm
 
 RIGHTS_IN_WORDS = {
-    1: _("inspect installed profiles"),
-    2: _("install and remove profiles"),
-    4: _("lock the device and remove its passcode"),
-    8: _("erase the device"),
-    16: _("ask for device information"),
-    32: _("ask for network information"),
-    64: _("inspect provisioning profiles"),
-    128: _("install and remove provisioning profiles"),
-    256: _("ask for installed apps"),
-    512: _("ask for restrictions"),
-    1024: _("ask for security information"),
-    2048: _("change settings"),
-    4096: _("manage apps"),
+    1: _("Inspect installed profiles"),
+    2: _("Install and remove profiles"),
+    4: _("Lock the device and remove its passcode"),
+    8: _("Erase the device"),
+    16: _("Ask for device information"),
+    32: _("Ask for network information"),
+    64: _("Inspect provisioning profiles"),
+    128: _("Install and remove provisioning profiles"),
+    256: _("Ask for installed apps"),
+    512: _("Ask for restrictions"),
+    1024: _("Ask for security information"),
+    2048: _("Change settings"),
+    4096: _("Manage apps"),
 }
 
 
@@ -58,7 +58,7 @@ class EnrollmentProfileForm(_Form):
     """Access rights as check boxes instead of a sum of bits."""
 
     rights = forms.TypedMultipleChoiceField(
-        label=_("access rights"),
+        label=_("Access rights"),
         coerce=int,
         choices=[(bit, RIGHTS_IN_WORDS[bit]) for bit in RIGHTS],
         widget=forms.CheckboxSelectMultiple,

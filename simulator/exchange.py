@@ -64,9 +64,13 @@ def converse(conversation: Conversation[T], send: Callable[[Request], Response])
 def expect_ok(step: str, response: Response) -> bytes:
     """The body of a 200; anything else ends the conversation."""
     if response.status != 200:
-        said = response.body[:120].decode("utf-8", "replace").strip()
+        said = response.body[:120].decode("utf-8", "replace").strip() if _is_plain(response) else ""
         passing = response.status == 429 or response.status >= 500
         raise SimulationError(
             step, f"HTTP {response.status}" + (f" ({said})" if said else ""), passing=passing
         )
     return response.body
+
+
+def _is_plain(response: Response) -> bool:
+    return response.headers.get("content-type", "").startswith("text/plain")

@@ -19,21 +19,13 @@ from tests.support.snapshot import no_change
 pytestmark = pytest.mark.django_db
 
 
-class Bytes(io.StringIO):
-    """A stdout that takes text and bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.buffer = io.BytesIO()
-
-
-def test_a_signed_profile_goes_to_stdout(profile: EnrollmentProfile, monkeypatch: pytest.MonkeyPatch) -> None:
-    stdout = Bytes()
-    monkeypatch.setattr(sys, "stdout", stdout)
+def test_a_signed_profile_goes_to_stdout(
+    profile: EnrollmentProfile, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     call_command("enroll_profile", "default", stderr=io.StringIO())
-    content = cms.verify_signed_data(stdout.buffer.getvalue()).content
+    sys.stdout.flush()
+    content = cms.verify_signed_data(capfdbinary.readouterr().out).content
     assert plistlib.loads(content)["PayloadType"] == "Configuration"
-    assert stdout.getvalue() == ""
     assert EnrollmentSession.objects.count() == 1
 
 
