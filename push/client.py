@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import tempfile
 from collections import deque
@@ -71,6 +72,7 @@ REPLY_TIME_OUT = 15.0
 SILENCE_BEFORE_PING = 5.0
 PING_TIME_OUT = 5.0
 IDLE_BEFORE_PING = 3600.0
+WATCH_INTERVAL = 1.0
 ATTEMPTS = 3
 """How often one push is sent within a batch, when connections break under it."""
 MAX_STREAMS = 1000
@@ -99,12 +101,13 @@ class SendResult:
 
 
 class Broken(Exception):
-    """No connection, or it ended. ``again``: whether another attempt may help."""
+    """No connection, or it ended. ``again``: another attempt may help; ``free``: this one does not count."""
 
-    def __init__(self, answer: Answer, *, again: bool) -> None:
+    def __init__(self, answer: Answer, *, again: bool, free: bool = False) -> None:
         super().__init__(str(answer))
         self.answer = answer
         self.again = again
+        self.free = free
 
 
 class ApnsClient:
@@ -146,6 +149,7 @@ class ApnsClient:
                 await batch.run(pool)
         except TimeoutError:
             batch.give_up()
+            await asyncio.sleep(0)  # let the connections forget what was given up
         except BaseException:
             batch.give_up()
             raise
@@ -240,6 +244,8 @@ class _Batch:
         if self._under_way.pop(index, None) is None or future.cancelled():
             return
         error = future.exception()
+        if isinstance(error, Broken) and error.free:
+            self._attempts[index] -= 1
         if isinstance(error, Broken) and error.again and self._attempts[index] < ATTEMPTS:
             self._waiting.append(index)
         elif isinstance(error, Broken):
@@ -414,6 +420,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
         self.retired = False
         self._authority = authority
         self._on_change = on_change
+        self._answered = 0
         self._exchanges: dict[int, _Exchange] = {}
         self._bodies: dict[int, bytes] = {}
         self._heard_at = loop.time()
@@ -452,7 +459,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
         future.add_done_callback(lambda done: self._abandoned(stream_id) if done.cancelled() else None)
         self._send_bodies()
         self._flush_soon()
-        self._plan_watch(1.0)
+        self._plan_watch(WATCH_INTERVAL)
         return future
 
     def _headers(self, notification: Notification) -> list[HeaderTuple]:
@@ -490,17 +497,17 @@ class ApnsProtocol(APNsTLSClientProtocol):
         super().connection_made(transport)
         if tls is not None and tls.selected_alpn_protocol() not in {None, "h2"}:
             self._break("the server does not speak HTTP/2")
-        self._plan_watch(1.0)
+        self._plan_watch(WATCH_INTERVAL)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self.loop.time()
-        self._pinged_at = None
         try:
             events = self.conn.receive_data(data)
         except H2Error as error:
             self.flush()  # h2 has its GOAWAY ready
             self._break(f"not HTTP/2 as it should be: {type(error).__name__}")
             return
+        if events:  # bytes that make no frame are not a sign of life
+            self._heard_at, self._pinged_at = self.loop.time(), None
         for event in events:
             self._on_event(event)
         self._send_bodies()
@@ -566,6 +573,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     def _on_end(self, stream_id: int) -> None:
         if exchange := self._exchanges.get(stream_id):
+            self._answered += 1
             self._resolve(stream_id, decode_answer(exchange.status, bytes(exchange.body)))
 
     def _on_reset(self, event: StreamReset) -> None:
@@ -587,6 +595,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
                 failure=Failure.CONNECTION,
             ),
             again=True,
+            free=self._answered > 0,  # it was not processed, and the connection was good for something
         )
         last = event.last_stream_id or 0
         for stream_id in [stream_id for stream_id in self._exchanges if stream_id > last]:
@@ -650,7 +659,8 @@ class ApnsProtocol(APNsTLSClientProtocol):
             self._pinged_at = now
             self.conn.ping(b"bramley.")
             self.flush()
-        self._plan_watch(1.0 if self._exchanges or self._pinged_at is not None else 60.0)
+        waiting = self._exchanges or self._pinged_at is not None
+        self._plan_watch(WATCH_INTERVAL if waiting else min(60.0, IDLE_BEFORE_PING))
 
     def _time_out_requests(self, now: float) -> None:
         for stream_id, exchange in list(self._exchanges.items()):
@@ -711,7 +721,12 @@ def _failure_of(error: Exception) -> Answer:
         return Answer(reason=_words(error), failure=Failure.CERTIFICATE_REFUSED)
     if isinstance(error, ssl.SSLError):
         return Answer(reason=clean_reason(f"TLS failed: {_words(error)}"), failure=Failure.CONNECTION)
-    text = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    if isinstance(error, socket.gaierror):
+        text = "its name cannot be resolved"
+    elif isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno)
+    else:
+        text = str(error) or type(error).__name__
     return Answer(reason=clean_reason(f"no connection: {text}"), failure=Failure.CONNECTION)
 
 

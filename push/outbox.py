@@ -263,16 +263,19 @@ def give_back(
     """End the lease of rows (None: all of it) that were not pushed; no attempt is counted."""
     rows = PushRequest.objects.filter(lease_owner=owner)
     rows = rows if ids is None else rows.filter(pk__in=ids)
-    return rows.update(
-        state=state, due_at=due_at, last_result=result[:200], lease_owner=None, lease_until=None
-    )
+    with transaction.atomic():
+        _lock_in_order(rows)
+        return rows.update(
+            state=state, due_at=due_at, last_result=result[:200], lease_owner=None, lease_until=None
+        )
 
 
 def hold(topic: str, reason: str) -> int:
     """Hold every due push of a topic, also what a sender has leased, in one UPDATE. Returns how many."""
     due = PushRequest.objects.filter(state=PushState.DUE, enrollment__topic=topic)
-    _lock_in_order(due)
-    return due.update(state=PushState.HELD, last_result=reason[:200], lease_owner=None, lease_until=None)
+    with transaction.atomic():
+        _lock_in_order(due)
+        return due.update(state=PushState.HELD, last_result=reason[:200], lease_owner=None, lease_until=None)
 
 
 def release(topic: str, *, now: datetime) -> int:

@@ -385,14 +385,11 @@ class ApnsStandIn:
         self._call(cut)
 
     def start(self) -> ApnsStandIn:
-        started = threading.Event()
-        self._loop.call_soon(started.set)
         self._server = self._loop.run_until_complete(
             self._loop.create_server(lambda: _Connection(self, self._loop), HOST, self._port)
         )
         self._port = self._server.sockets[0].getsockname()[1]
         self._thread.start()
-        started.wait(5)
         return self
 
     def stop(self) -> None:
@@ -508,7 +505,9 @@ class _Connection(asyncio.Protocol):
         except ssl.SSLError as error:
             self.server.refused_handshakes.append(error.reason or str(error))
             self._write_tls()  # the alert
-            self.transport.close()
+            self._frozen = True
+            self.transport.write_eof()  # what the client still sends must not turn into a reset
+            self.loop.call_later(2.0, self.transport.abort)
             return False
         self._write_tls()
         self._topic = _topic_of(self._tls.getpeercert(binary_form=True))
@@ -528,7 +527,7 @@ class _Connection(asyncio.Protocol):
             yield chunk
 
     def _write_tls(self) -> None:
-        if data := self._outgoing.read():
+        if (data := self._outgoing.read()) and not self.transport.is_closing():
             self.transport.write(data)
 
     # HTTP/2
@@ -622,8 +621,8 @@ class _Connection(asyncio.Protocol):
             headers.append(("apns-id", push.headers.get("apns-id") or str(uuid.uuid4())))
         self._conn.send_headers(push.stream_id, headers, end_stream=not reply.body)
         if reply.body:
-            middle = len(reply.body) // 2 if reply.split else 0
-            parts = [reply.body[:middle], reply.body[middle:]] if middle else [reply.body]
+            size = -(-len(reply.body) // 2) if reply.split else 16384
+            parts = (reply.body[start : start + size] for start in range(0, len(reply.body), size))
             self._bodies[push.stream_id] = deque(parts)
             self._send_bodies()
 
