@@ -67,6 +67,8 @@ class Transport:
         if len(body) > MAX_BODY:
             self.close()
             raise SimulationError(parts.path, "the answer is too large")
+        if answer.length:  # read() with a limit keeps silent about a body that ends early
+            raise http.client.IncompleteRead(body, answer.length)
         return Response(answer.status, body, {name.lower(): value for name, value in answer.getheaders()})
 
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
