@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.contrib import admin
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.html import format_html
@@ -114,6 +114,19 @@ class AuditEventAdmin(ReadOnlyAdmin):
         (_("About what"), {"fields": ["about", "target_kind", "target_id"]}),
         (_("Details"), {"fields": ["details_in_full", "action"]}),
     ]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        event = self.get_object(request, object_id)
+        heading = f"{action_in_words(event.action)}: {event.target_label}".rstrip(": ") if event else ""
+        return super().change_view(
+            request, object_id, form_url, {"heading": heading, **(extra_context or {})}
+        )
 
     @admin.display(description=_("what"), ordering="action")
     def what(self, event: AuditEvent) -> str:

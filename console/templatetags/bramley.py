@@ -123,7 +123,7 @@ def list_name(opts: Any) -> str:
 @register.simple_tag
 def activity_url(instance: models.Model, user: Any) -> str:
     """The record of what was done to an object; empty for who may not see it."""
-    if not user.has_perm("audit.view_auditevent"):
+    if instance._meta.app_label == "audit" or not user.has_perm("audit.view_auditevent"):
         return ""
     query = {"target_kind__exact": instance._meta.label_lower, "target_id__exact": instance.pk}
     return f"{reverse('admin:audit_auditevent_changelist')}?{urlencode(query)}"
