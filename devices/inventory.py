@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from devices.core.facts import clean, device_fields, to_json
+from devices.core.facts import device_fields, to_json
 from devices.core.platforms import platform_of
+from devices.core.text import clean_line
 from devices.models import Device
 
 
@@ -29,7 +30,7 @@ def record_device_information(device: Device, responses: Mapping[str, Any], now:
         changed.append("platform")
     serial_number = responses.get("SerialNumber")
     if isinstance(serial_number, str) and not device.serial_number:
-        device.serial_number = clean(serial_number).strip()[:64]
+        device.serial_number = clean_line(serial_number)[:64]
         changed.append("serial_number")
     supervised = responses.get("IsSupervised")
     if isinstance(supervised, bool):

@@ -27,6 +27,7 @@ def admit(enrollment: Enrollment, *, actor: Actor, now: datetime) -> registry.Ou
     return outcome
 
 
+@transaction.atomic
 def refuse(enrollment: Enrollment, *, actor: Actor, now: datetime, reason: str = "") -> Enrollment:
     """It is not: its certificate is refused from now on.
 

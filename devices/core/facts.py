@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+
+from devices.core.text import clean, clean_line
 
 MAX_DEPTH = 32
 MAX_TEXT = 4096
@@ -56,17 +57,7 @@ def to_json(value: Any, depth: int = MAX_DEPTH) -> Any:
 def device_fields(answers: Mapping[str, Any]) -> dict[str, str]:
     """The columns of a device that DeviceInformation fills; only those that the answer holds."""
     return {
-        field: clean(answers[key]).strip()[:longest]
+        field: clean_line(answers[key])[:longest].strip()
         for key, (field, longest) in DEVICE_FIELDS.items()
         if isinstance(answers.get(key), str)
     }
-
-
-def clean(text: str) -> str:
-    """A text to show: NFC, without control characters and lone surrogates (line breaks and tabs stay)."""
-    kept = "".join(
-        character
-        for character in text
-        if character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cs"}
-    )
-    return unicodedata.normalize("NFC", kept)

@@ -6,10 +6,11 @@ Source: Apple's check-in and command protocols; what a message says is a claim, 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from devices.core.text import clean_line, has_controls
 
 SHARED_IPAD_USER = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"
 """UserID of every user of a Shared iPad; the user is named by UserShortName."""
@@ -98,11 +99,6 @@ def _text(message: Mapping[str, Any], key: str, longest: int) -> str:
     return value
 
 
-def has_controls(text: str) -> bool:
-    """Whether a text holds control, surrogate or unassigned-by-nature characters (C0, C1, Cs)."""
-    return any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
-
-
 def display_name(value: Any, key: str, longest: int, *, most: int = 1024) -> str:
     """A name that people chose: normalised (NFC), without control characters, cut at ``longest`` characters.
 
@@ -110,5 +106,4 @@ def display_name(value: Any, key: str, longest: int, *, most: int = 1024) -> str
     """
     if not isinstance(value, str) or len(value) > most:
         raise IdentityError(f"{key} is not a short text")
-    kept = "".join(character for character in value if not has_controls(character))
-    return unicodedata.normalize("NFC", kept).strip()[:longest].strip()
+    return clean_line(value)[:longest].strip()

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from devices.core.identity import ChannelIdentity, IdentityError, display_name, has_controls, resolve
+from devices.core.identity import ChannelIdentity, IdentityError, display_name, resolve
+from devices.core.text import has_controls
 
 MAX_CHECKIN = 1024 * 1024
 """Bytes of a check-in message."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,8 +79,15 @@ class DeviceClient:
             key = name.upper().replace("-", "_")
             environ[key if key in {"CONTENT_TYPE"} else f"HTTP_{key}"] = value
         started: list[Any] = []
+
+        def start_response(
+            status: str, pairs: list[tuple[str, str]], _fault: object = None, /
+        ) -> Callable[[bytes], object]:
+            started.extend((status, pairs))
+            return lambda _data: None
+
         with _connections_kept():
-            response = self.door(environ, lambda status, pairs, *_rest: started.extend((status, pairs)))
+            response = self.door(environ, start_response)
             try:
                 content = b"".join(response)
             finally:
