@@ -146,8 +146,10 @@ class Envelope:
 
 
 def indefinite(der: bytes, *, segment: int = 7) -> bytes:
-    """The same structure in BER: every SEQUENCE, SET and constructed tag of indefinite length, OCTET STRINGs in
-    segments; signed attributes and certificates stay in DER, as RFC 5652 demands."""
+    """The same structure in BER: constructed types of indefinite length, OCTET STRINGs in segments.
+
+    Signed attributes and certificates stay in DER, as RFC 5652 demands.
+    """
     node = asn1.read(der)
     return _indefinite(node, segment, depth=0)
 
