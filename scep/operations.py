@@ -84,7 +84,7 @@ def pki_operation(issuer: Issuer, body: bytes, *, remote_addr: str, user_agent: 
     return _success(request, outcome, opened, authority, now)
 
 
-# --------------------------------------------------------------------------------------- reading the request
+# --- reading the request ---------------------------------------------------------------------------------
 
 
 def _authority(issuer: Issuer) -> _Authority | None:
@@ -144,7 +144,7 @@ def _in_words(reason: str) -> str:
     return reason
 
 
-# ----------------------------------------------------------------------------------------------- the answer
+# --- the answer ------------------------------------------------------------------------------------------
 
 
 def _failure(request: SignedRequest, refusal: Refusal, authority: _Authority, now: datetime) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
@@ -10,11 +11,11 @@ import time_machine
 from django.core.cache import cache
 
 from audit.recording import SERVER
-from pki import issuers
+from pki import issuers, keys
 from pki.models import Issuer, Purpose
 from scep.challenges import create_challenge
 from scep.models import Challenge
-from tests.scep.support import NOW, Door
+from tests.scep.support import NOW, Door, rsa_key
 
 Mint = Callable[..., tuple[Challenge, str]]
 
@@ -34,8 +35,15 @@ def at_noon() -> Iterator[time_machine.Traveller]:
         yield traveller
 
 
+@pytest.fixture(autouse=True)
+def ready_made_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issuers get keys that were made once in the run: making one takes longer than most tests."""
+    numbers = itertools.count(1000)
+    monkeypatch.setitem(keys.ALGORITHMS, "RSA-2048", lambda: rsa_key(next(numbers)))
+
+
 @pytest.fixture
-def issuer(db: None, at_noon: time_machine.Traveller) -> Issuer:
+def issuer(db: None, at_noon: time_machine.Traveller, ready_made_keys: None) -> Issuer:
     return issuers.create_issuer("bramley", "Bramley test CA", algorithm="RSA-2048", actor=SERVER, now=NOW)
 
 

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from pki.core import asn1
+from pki.core import asn1, cms
+from pki.core.algorithms import RSA_ENCRYPTION
+from pki.core.certificates import read_identifiers
 from pki.core.csr import CHALLENGE_PASSWORD
 from pki.keys import public_key_der
+from scep.core.message import Identity
 from tests.scep.support import rsa_key
 
 SHA256_RSA = "1.2.840.113549.1.1.11"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import uuid
 from datetime import timedelta
@@ -23,37 +22,14 @@ from pki.core.csr import CHALLENGE_PASSWORD
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerState, Purpose, RevocationReason
 from scep import challenges
 from scep.core import attributes
-from scep.core.attributes import FailInfo, MessageType, PkiStatus
-from scep.core.message import CertRep
+from scep.core.attributes import FailInfo, MessageType
 from scep.models import Challenge, Transaction, TransactionStatus
+from tests.scep.asking import ask, enrol, refused
 from tests.scep.conftest import Mint
 from tests.scep.hostile import csr_with_challenges
 from tests.scep.support import NOW, Door, Sent, csr, ec_key, nothing_issued, pkcs_req, rsa_key, signed, signer
 
 pytestmark = pytest.mark.django_db
-
-
-def ask(door: Door, sent: Sent, ca_certificate: bytes) -> CertRep:
-    """Send it and open the answer, which is a CertRep whatever it says."""
-    response = door.post(sent.body)
-    assert response.status_code == 200
-    assert response.headers["Content-Type"] == "application/x-pki-message"
-    return sent.open(response.content, ca_certificate)
-
-
-def enrol(door: Door, ca_certificate: bytes, value: str, key: int = 1) -> Certificate:
-    reply = ask(door, pkcs_req(csr(rsa_key(key), value), ca_certificate=ca_certificate), ca_certificate)
-    assert reply.status is PkiStatus.SUCCESS
-    return Certificate.objects.get(sha256=hashlib.sha256(reply.certificates[0]).hexdigest())
-
-
-def refused(reply: CertRep, fail_info: FailInfo, reason: str) -> Transaction:
-    """It was refused so, and the administrator can read why."""
-    assert (reply.status, reply.fail_info) == (PkiStatus.FAILURE, fail_info)
-    row = Transaction.objects.latest("id")
-    assert (row.status, row.fail_info) == (TransactionStatus.FAILURE, fail_info.label)
-    assert reason in row.reason
-    return row
 
 
 def test_a_challenge_brings_what_it_says(door: Door, mint: Mint, ca_certificate: bytes) -> None:
@@ -113,9 +89,7 @@ def test_the_extensions_are_ours_whatever_the_csr_asks(door: Door, mint: Mint, c
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, ExtendedKeyUsageOID.CODE_SIGNING]
-            ),
+            x509.ExtendedKeyUsage([Usage.ANY_EXTENDED_KEY_USAGE, Usage.CODE_SIGNING]),
             critical=True,
         )
         .add_extension(x509.SubjectKeyIdentifier(b"chosen by them"), critical=False)
@@ -135,7 +109,7 @@ def test_the_extensions_are_ours_whatever_the_csr_asks(door: Door, mint: Mint, c
     assert Transaction.objects.get().reason == "asked for another subject and to be a CA: ignored"
 
 
-# --------------------------------------------------------------------------------------------- the challenge
+# --- the challenge ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,7 +208,7 @@ def test_a_refused_issuance_leaves_the_challenge_unused(
     enrol(door, ca_certificate, value)
 
 
-# ------------------------------------------------------------------------------------------------ once again
+# --- once again ------------------------------------------------------------------------------------------
 
 
 def test_the_same_request_gets_the_same_certificate(door: Door, mint: Mint, ca_certificate: bytes) -> None:
@@ -323,7 +297,7 @@ def test_the_same_transaction_id_with_another_csr_is_another_request(
     assert len(found) == 2
 
 
-# -------------------------------------------------------------------------------------------------- secrecy
+# --- secrecy ---------------------------------------------------------------------------------------------
 
 
 def test_a_challenge_is_nowhere_in_clear(
@@ -332,13 +306,14 @@ def test_a_challenge_is_nowhere_in_clear(
     challenge, value = mint()
     enrol(door, ca_certificate, value, key=1)
     ask(door, pkcs_req(csr(rsa_key(2), value), ca_certificate=ca_certificate), ca_certificate)
-    stored = [
-        repr(row)
-        for model in (Challenge, Transaction, AuditEvent, Refusal, Certificate)
-        for row in model.objects.values()
+    rows = [
+        *Challenge.objects.values(),
+        *Transaction.objects.values(),
+        *AuditEvent.objects.values(),
+        *Refusal.objects.values(),
+        *Certificate.objects.values(),
     ]
-    assert apps.ready
-    assert value not in "".join(stored) + caplog.text + repr(challenge) + str(challenge)
+    assert value not in repr(rows) + caplog.text + repr(challenge) + str(challenge)
     assert len(value) == 32
     assert value.isalnum()
     assert value.isupper()

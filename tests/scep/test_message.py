@@ -170,7 +170,7 @@ def test_openssl_reads_both_replies(tmp_path: Path) -> None:
     assert (tmp_path / "failure.content").read_bytes() == b""
 
 
-# ------------------------------------------------------------------------------------ what a client refuses
+# --- what a client refuses -------------------------------------------------------------------------------
 
 
 def test_a_client_refuses_a_reply_of_another_signer() -> None:
@@ -207,7 +207,7 @@ def test_a_client_reads_a_reply_or_refuses_it(body: bytes) -> None:
         sent.open(body, CA)
 
 
-# ------------------------------------------------------------------------------- what the server lets through
+# --- what the server lets through ------------------------------------------------------------------------
 
 
 def test_the_signer_is_who_signed_and_not_who_comes_first() -> None:
@@ -277,7 +277,7 @@ def test_content_of_another_type_is_a_fault_of_the_request() -> None:
     assert "the signed content is not of type data" in verified.header.faults
 
 
-# -------------------------------------------------------------------------------- samples of the RFC's author
+# --- samples of the RFC's author -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -305,10 +305,8 @@ def test_the_sample_csr_is_read(vectors: Path) -> None:
 
 
 def test_the_sample_reply_is_verified(vectors: Path) -> None:
-    signed_content = cms.verify_signed_data(
-        (vectors / "scep_resp2.der").read_bytes(), require_attributes=True
-    )
-    found = signed_content.attributes or {}
+    reply = cms.verify_signed_data((vectors / "scep_resp2.der").read_bytes(), require_attributes=True)
+    found = reply.attributes or {}
     assert attributes.decode_printable(found, attributes.MESSAGE_TYPE, "messageType") == MessageType.CERT_REP
     assert attributes.decode_printable(found, attributes.PKI_STATUS, "pkiStatus") == PkiStatus.SUCCESS
     assert reply.content == (vectors / "scep_resp1.der").read_bytes()

@@ -1,0 +1,124 @@
+"""Many at once: one challenge gives one certificate, whoever is first (threats B4, B15)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from django.db import connection
+from django.http import HttpResponse
+from pytest_django.fixtures import Settings
+
+from audit.models import AuditEvent
+from pki.models import Certificate, CertificateStatus
+from scep.core.attributes import MessageType, PkiStatus
+from scep.core.message import CertRep
+from scep.models import Challenge, Transaction, TransactionStatus
+from tests.scep.asking import enrol, holder
+from tests.scep.conftest import Mint
+from tests.scep.support import Door, Sent, csr, ec_key, pkcs_req, rsa_key, signer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MANY = 50
+AT_ONCE = 8
+
+
+@pytest.fixture(autouse=True)
+def failures_are_not_limited(settings: Settings) -> None:
+    settings.BRAMLEY_SCEP_FAILURES_PER_MINUTE = 10_000
+
+
+def all_at_once(requests: list[Sent], ca_certificate: bytes) -> list[CertRep]:
+    """Send them from many threads that start together; every answer is a CertRep."""
+    threads = min(AT_ONCE, len(requests))
+    barrier = Barrier(threads)
+
+    def run(share: list[Sent]) -> list[tuple[Sent, HttpResponse]]:
+        door = Door()
+        barrier.wait()
+        try:
+            return [(sent, door.post(sent.body)) for sent in share]
+        finally:
+            connection.close()
+
+    shares = [requests[number::threads] for number in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        answered = [pair for share in pool.map(run, shares) for pair in share]
+    assert {response.status_code for _sent, response in answered} == {200}
+    return [sent.open(response.content, ca_certificate) for sent, response in answered]
+
+
+def count(replies: list[CertRep], status: PkiStatus) -> int:
+    return sum(reply.status is status for reply in replies)
+
+
+def test_fifty_keys_with_one_challenge_get_one_certificate(mint: Mint, ca_certificate: bytes) -> None:
+    challenge, value = mint()
+    requests = [
+        pkcs_req(csr(ec_key(), value), ca_certificate=ca_certificate, identity=signer(1)) for _ in range(MANY)
+    ]
+    replies = all_at_once(requests, ca_certificate)
+    assert count(replies, PkiStatus.SUCCESS) == 1
+    assert count(replies, PkiStatus.FAILURE) == MANY - 1
+    assert Certificate.objects.count() == 1
+    assert Challenge.objects.get(pk=challenge.pk).consumed_at is not None
+    assert Transaction.objects.filter(status=TransactionStatus.SUCCESS).count() == 1
+    assert Transaction.objects.filter(status=TransactionStatus.FAILURE).count() == MANY - 1
+    assert AuditEvent.objects.filter(action="scep.challenge_reused").count() == MANY - 1
+    assert AuditEvent.objects.filter(action="certificate.issued").count() == 1
+
+
+def test_one_request_sent_many_times_at_once_gets_one_certificate(mint: Mint, ca_certificate: bytes) -> None:
+    _challenge, value = mint()
+    sent = pkcs_req(csr(rsa_key(1), value), ca_certificate=ca_certificate)
+    replies = all_at_once([sent] * MANY, ca_certificate)
+    assert count(replies, PkiStatus.SUCCESS) == MANY
+    assert len({reply.certificates for reply in replies}) == 1
+    assert Certificate.objects.count() == 1
+    assert Transaction.objects.get().repeats == MANY - 1
+    assert not AuditEvent.objects.filter(action="scep.challenge_reused").exists()
+
+
+def test_one_key_with_many_signers_at_once_gets_one_certificate(mint: Mint, ca_certificate: bytes) -> None:
+    _challenge, value = mint()
+    request = csr(rsa_key(1), value)
+    requests = [
+        pkcs_req(request, ca_certificate=ca_certificate, identity=signer(number % 4, f"signer {number}"))
+        for number in range(20)
+    ]
+    replies = all_at_once(requests, ca_certificate)
+    assert len({reply.certificates for reply in replies}) == 1
+    assert Certificate.objects.count() == 1
+
+
+def test_many_challenges_at_once_give_serial_numbers_that_are_all_different(
+    mint: Mint, ca_certificate: bytes
+) -> None:
+    requests = [
+        pkcs_req(csr(ec_key(), mint()[1]), ca_certificate=ca_certificate, identity=signer(1))
+        for _ in range(MANY)
+    ]
+    replies = all_at_once(requests, ca_certificate)
+    assert count(replies, PkiStatus.SUCCESS) == MANY
+    assert Certificate.objects.values("serial_number").distinct().count() == MANY
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_one_certificate_is_renewed_once_however_many_ask(
+    mint: Mint, ca_certificate: bytes, same_key: bool
+) -> None:
+    certificate = enrol(Door(), ca_certificate, mint()[1])
+    requests = [
+        pkcs_req(
+            csr(rsa_key(2) if same_key else ec_key()),
+            ca_certificate=ca_certificate,
+            identity=holder(certificate),
+            message_type=MessageType.RENEWAL_REQ,
+        )
+        for _ in range(20)
+    ]
+    replies = all_at_once(requests, ca_certificate)
+    assert count(replies, PkiStatus.SUCCESS) == (20 if same_key else 1)
+    assert certificate.renewals.filter(status=CertificateStatus.ISSUED).count() == 1
