@@ -25,6 +25,7 @@ from enrollment import completion
 from enrollment.core.payloads import RIGHTS, RightsRefused, verify_access_rights
 from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from enrollment.topic import obstacles, topic_of
+from enrollment.views import client_address
 from pki import issuers
 from pki.core.names import NameRefused, verify_name_value
 from pki.models import Certificate, Issuer, IssuerKind
@@ -349,7 +350,7 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
 
 
 def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
+    return Actor.of_user(request.user, client_address(request))
 
 
 def _link(address: str, label: str) -> SafeString:

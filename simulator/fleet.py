@@ -21,6 +21,7 @@ from simulator.transport import Transport
 
 MAX_ERRORS_KEPT = 1000
 LONGEST_WAIT = 10.0
+LONGEST_ASKED_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class Fleet:
     def _patiently(self, transport: Transport, request: Request) -> Response:
         """The answer, tried again where the server is not there or asks for patience, as devices do."""
         for retry in range(self.plan.retries):
+            wait = min(0.5 * 2**retry, LONGEST_WAIT)
             try:
                 response = transport.send(request)
             except SimulationError as error:
@@ -215,9 +217,10 @@ class Fleet:
             else:
                 if response.status != 429 and response.status < 500:
                     return response
+                wait = max(wait, _asked_to_wait(response))
             with self._lock:
                 self.report.passing += 1
-            self.sleep(min(0.5 * 2**retry, LONGEST_WAIT))
+            self.sleep(wait)
         return transport.send(request)
 
     # Counting
@@ -241,6 +244,12 @@ class Fleet:
         for tally in tallies:
             report.request_types += tally.request_types
         report.seconds = self.now() - started
+
+
+def _asked_to_wait(response: Response) -> float:
+    """Seconds of Retry-After, within reason."""
+    text = response.headers.get("retry-after", "")
+    return min(float(text), LONGEST_ASKED_WAIT) if text.isascii() and text.isdigit() else 0.0
 
 
 def _all(pool: ThreadPoolExecutor, work: Callable[[Any], None], items: Iterable[Any]) -> None:

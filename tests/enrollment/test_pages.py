@@ -152,6 +152,16 @@ def test_too_many_downloads_from_one_address(
     assert other.status_code == 200
 
 
+def test_the_client_behind_a_trusted_proxy_is_counted_and_kept(
+    client: Client, profile: EnrollmentProfile, settings: Any
+) -> None:
+    settings.BRAMLEY_ENROLL_DOWNLOADS_PER_MINUTE = 1
+    for number in range(4):
+        meta: dict[str, Any] = {"bramley.client_address": f"192.0.2.{number}"}
+        assert client.get("/enroll/default/profile", **meta).status_code == 200
+    assert EnrollmentSession.objects.filter(remote_addr="192.0.2.3").exists()
+
+
 def test_a_refused_download_says_when_to_come_back(
     client: Client, profile: EnrollmentProfile, settings: Any
 ) -> None:
