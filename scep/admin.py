@@ -224,7 +224,8 @@ class ChallengeAdmin(_Admin):
             else:
                 return self._page(request, "minted", gettext("Challenges"), {"minted": minted})
         fieldsets = [(None, {"fields": list(form.fields)})]
-        context = {"adminform": AdminForm(form, fieldsets, {}, (), self), "form": form, "add": True}
+        adminform = AdminForm(form, fieldsets, {}, (), self)  # type: ignore[arg-type]  # any form will do
+        context = {"adminform": adminform, "form": form, "add": True}
         return self._page(request, "mint", gettext("Make challenges"), context)
 
     def _page(self, request: HttpRequest, name: str, title: str, context: dict[str, Any]) -> HttpResponse:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pki.core import cms
+from pki.core.algorithms import PrivateKey
 from pki.core.certificates import CertificateFields, build_self_signed
 from pki.core.csr import SigningRequest, decode_signing_request
 from pki.core.scan import Malformed
@@ -95,7 +96,7 @@ def encode_success(
     *,
     cipher: str,
     ca_certificate: bytes,
-    private_key: cms.PrivateKey,
+    private_key: PrivateKey,
     random: Random,
     now: datetime,
 ) -> bytes:
@@ -125,7 +126,7 @@ def encode_failure(
     fail_info: FailInfo,
     *,
     ca_certificate: bytes,
-    private_key: cms.PrivateKey,
+    private_key: PrivateKey,
     random: Random,
     now: datetime,
 ) -> bytes:
@@ -151,7 +152,7 @@ def _encode_reply(
     status: Sequence[cms.Attribute],
     *,
     ca_certificate: bytes,
-    private_key: cms.PrivateKey,
+    private_key: PrivateKey,
     random: Random,
     now: datetime,
 ) -> bytes:
