@@ -242,14 +242,19 @@ class SimulatedDevice:
             del self.answered[next(iter(self.answered))]
 
     def _renew(self, mobileconfig: bytes) -> Conversation[Answer]:
-        """The management profile came again: a new identity, then a TokenUpdate with it."""
+        """The management profile came again: a new identity, then a TokenUpdate with it.
+
+        Where either is refused the device keeps what it had, as it does with a profile that fails to install.
+        """
+        before = self.enrolled, dict(self.contents.profiles), list(self.contents.certificates)
         try:
             profile = read_enrolment_profile(mobileconfig)
             certificate = yield from self._certificate(profile)
+            self._adopt(profile, certificate)
+            yield from self.update_token()
         except SimulationError as problem:
+            self.enrolled, self.contents.profiles, self.contents.certificates = before
             return error(4001, "MCInstallationErrorDomain", f"Profile Failed to Install: {problem}")
-        self._adopt(profile, certificate)
-        yield from self.update_token()
         return Answer()
 
     def _end(self, report: Mapping[str, Any], effect: Effect) -> Conversation[None]:

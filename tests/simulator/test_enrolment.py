@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,7 @@ from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from pki.models import Certificate, Purpose
 from scep.models import Challenge, Transaction
 from simulator.device import Behaviour, SimulatedDevice
-from simulator.exchange import Request, SimulationError, converse
+from simulator.exchange import Request, Response, SimulationError, converse
 from simulator.hardware import make_hardware
 from simulator.keys import new_key
 from tests.simulator.in_process import InProcess
@@ -138,6 +139,44 @@ def test_management_is_renewed_by_installing_it_again(profile: EnrollmentProfile
     assert Enrollment.objects.filter(state=EnrollmentState.ENROLLED).count() == 1
     again.session.refresh_from_db()
     assert again.session.state == SessionState.COMPLETED
+
+
+def test_a_renewal_by_command_leaves_a_device_that_is_managed(profile: EnrollmentProfile) -> None:
+    device, project = make_device(1), InProcess()
+    converse(device.enrol(URL), project.send)
+    converse(device.connect(), project.send)
+    again = offer(profile, remote_addr="", user_agent="", now=timezone.now())
+    enqueue("InstallProfile", {"Payload": again.mobileconfig})
+    converse(device.connect(), project.send)
+    state = CommandDelivery.objects.get(command__request_type="InstallProfile").state
+    assert state in {DeliveryState.ACKNOWLEDGED, DeliveryState.ERROR}
+    enqueue("ProfileList")
+    assert converse(device.connect(), project.send) == 1
+    assert Enrollment.objects.filter(state=EnrollmentState.ENROLLED).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("keywords", "method"),
+    [
+        (b"AES\nSHA-256\nPOSTPKIOperation\n", "POST"),
+        (b"AES\nSHA-256\n", "GET"),
+        (b"DES3\nSHA-256\n", "GET"),
+        (b"SCEPStandard\nSHA-512\n", "POST"),
+    ],
+)
+def test_a_device_does_what_the_server_says_it_can(
+    profile: EnrollmentProfile, keywords: bytes, method: str
+) -> None:
+    device, project = make_device(1), InProcess()
+
+    def send(request: Request) -> Response:
+        answer = project.send(request)
+        return replace(answer, body=keywords) if "GetCACaps" in request.url else answer
+
+    converse(device.enrol(URL), send)
+    (sent,) = [request for request in project.requests if "PKIOperation" in request.url]
+    assert sent.method == method
+    assert Enrollment.objects.get().state == EnrollmentState.ENROLLED
 
 
 def test_one_download_is_for_one_device(profile: EnrollmentProfile) -> None:
