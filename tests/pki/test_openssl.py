@@ -49,7 +49,8 @@ def test_what_openssl_signs_verifies(
     party = rsa_party if who == "rsa" else ec_party
     data = openssl(
         *("cms", "-sign", "-binary", "-in", folder / "content", "-outform", "DER"),
-        *("-signer", folder / f"{who}.pem", "-inkey", folder / f"{who}.key", *SIGNING[how]),
+        *("-signer", folder / f"{who}.pem", "-inkey", folder / f"{who}.key"),
+        *SIGNING[how],
     )
     if "BER" in how:
         assert data[:2] == b"\x30\x80"
@@ -133,7 +134,8 @@ def test_what_openssl_encrypts_opens(
 ) -> None:
     options, cipher = ENVELOPES[how]
     data = openssl(
-        *("cms", "-encrypt", "-binary", "-in", folder / "content", "-outform", "DER", *options),
+        *("cms", "-encrypt", "-binary", "-in", folder / "content", "-outform", "DER"),
+        *options,
         folder / "rsa.pem",
     )
     opened = cms.decrypt(
