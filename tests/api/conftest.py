@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import Permission, User
-from django.db import models
 from rest_framework.test import APIClient
 
 from api import tokens
 from api.scopes import SCOPES
 from audit.recording import SERVER
+from tests.console.unchanged import everything
 
 Caller = Callable[..., APIClient]
 Unchanged = Callable[[], AbstractContextManager[None]]
-# What a refused request may leave behind: its record, and the moment of the token's use.
-MAY_CHANGE = {"audit.refusal", "audit.auditevent", "api.apitoken"}
 
 
 @pytest.fixture
@@ -65,22 +61,6 @@ def helper_user(db: None) -> Callable[..., User]:
     return make
 
 
-def everything() -> dict[str, list[Any]]:
-    """Every row of every table that a refused request must not touch."""
-    found: dict[str, list[Any]] = {}
-    for model in apps.get_models(include_auto_created=True):
-        if model._meta.label_lower not in MAY_CHANGE:
-            fields = [field.attname for field in model._meta.concrete_fields]
-            found[model._meta.label] = [
-                _plain(row) for row in model._default_manager.order_by("pk").values_list(*fields)
-            ]
-    return found
-
-
-def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(bytes(value) if isinstance(value, memoryview) else value for value in row)
-
-
 @pytest.fixture
 def unchanged(db: None) -> Unchanged:
     @contextmanager
@@ -95,10 +75,3 @@ def unchanged(db: None) -> Unchanged:
 @pytest.fixture
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def row_of(model: type[models.Model]) -> models.Model:
-    """The newest row."""
-    row = model._default_manager.order_by("-pk").first()
-    assert row is not None
-    return row

@@ -26,7 +26,6 @@ PASSWORD = "orchard-gate-9"
 def _database_beside_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
     # Playwright runs an event loop in this thread, and Django refuses the database beside one.
     monkeypatch.setitem(os.environ, "DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    return
 
 
 @pytest.fixture
