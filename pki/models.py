@@ -214,7 +214,12 @@ class Certificate(models.Model):
         verbose_name_plural = _("certificates")
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(fields=["issuer_key", "serial_number"], name="certificate_serial_once")
+            # Ours never repeat. Other CAs did use a serial number twice: those are told apart by fingerprint.
+            models.UniqueConstraint(
+                fields=["issuer_key", "serial_number"],
+                condition=models.Q(foreign=False),
+                name="certificate_serial_once",
+            )
         ]
         indexes = [
             models.Index(

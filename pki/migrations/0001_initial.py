@@ -161,6 +161,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='certificate',
-            constraint=models.UniqueConstraint(fields=('issuer_key', 'serial_number'), name='certificate_serial_once'),
+            constraint=models.UniqueConstraint(condition=models.Q(('foreign', False)), fields=('issuer_key', 'serial_number'), name='certificate_serial_once'),
         ),
     ]
