@@ -190,9 +190,14 @@ def _judge_status(status: int, reason: str) -> Verdict:
 def _judge_gone(timestamp: datetime | None, token_updated_at: datetime | None) -> Verdict:
     if timestamp is None:
         return Verdict.RETRY
-    if token_updated_at is not None and timestamp < token_updated_at:
+    if token_updated_at is not None and timestamp < _to_milliseconds(token_updated_at):
         return Verdict.RETRY
     return Verdict.TOKEN_DEAD
+
+
+def _to_milliseconds(value: datetime) -> datetime:
+    """Cut to what APNs can say."""
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
 def says_wrong_environment(answers: Sequence[Answer]) -> bool:

@@ -156,7 +156,7 @@ def _decode_pkcs12(data: bytes, password: str) -> PushCertificateFile:
     if not data.startswith(b"\x30"):
         raise Unreadable("The file is neither PEM nor PKCS #12 nor a certificate.")
     try:
-        bundle = pkcs12.load_pkcs12(data, password.encode() if password else None)
+        bundle = pkcs12.load_pkcs12(data, _secret(password))
     except ValueError as error:
         if "password" in str(error).lower():
             raise WrongPassword("The password is missing or wrong.") from error
@@ -198,7 +198,7 @@ def _load_key(data: bytes, password: str, *, pem: bool) -> bytes:
     if iterations.largest_in_key(data) > iterations.LIMIT:
         raise Unreadable("The key asks for an unreasonable amount of work to open it.")
     load = serialization.load_pem_private_key if pem else serialization.load_der_private_key
-    secret = password.encode() if password else None
+    secret = _secret(password)
     try:
         return _encode_key(_load_with(load, data, secret))
     except TypeError as error:  # encrypted, and no password
@@ -220,6 +220,10 @@ def _load_with(load: object, data: bytes, password: bytes | None) -> object:
         if password is None:
             raise
         return load(data, None)
+
+
+def _secret(password: str) -> bytes | None:
+    return password.encode(errors="replace") if password else None
 
 
 def _encode_key(key: object) -> bytes:
@@ -247,14 +251,15 @@ def describe(certificate: bytes) -> PushCertificateFacts:
         loaded = x509.load_der_x509_certificate(certificate)
         names = loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public_key = _verify_key_size(loaded)
+        validity = loaded.not_valid_before_utc, loaded.not_valid_after_utc
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Unreadable("The certificate cannot be read.") from error
     return PushCertificateFacts(
         topic=_verify_topic(_user_ids(loaded)),
         common_name=_text(names[0].value)[:MAX_TOPIC] if names else "",
         serial_number=f"{loaded.serial_number:X}",
-        not_before=loaded.not_valid_before_utc,
-        not_after=loaded.not_valid_after_utc,
+        not_before=validity[0],
+        not_after=validity[1],
         public_key=public_key,
     )
 
