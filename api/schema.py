@@ -40,10 +40,15 @@ class FieldProblems(serializers.Serializer[Any]):
 class ApiSchema(AutoSchema):
     """Adds what every operation can also answer, and the scope that it needs."""
 
+    def get_summary(self) -> str:
+        """The first sentence of what the method does."""
+        description: str = super().get_description()
+        return description.partition(". ")[0].partition(": ")[0].rstrip(".")
+
     def get_description(self) -> str:  # type: ignore[override]  # it has no arguments in the parent either
         description: str = super().get_description()
         scope = getattr(self.view, "scopes", {}).get(self.method)
-        return f"{description}\n\nScope: `{scope}`".strip() if scope else description
+        return f"{description}\n\nScope: `{scope}`".strip()
 
     def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
