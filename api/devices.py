@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
@@ -103,10 +104,14 @@ class DeviceFilter(filters.Filters):
         enrolled = Exists(_device_channel().filter(device=OuterRef("pk"), state=EnrollmentState.ENROLLED))
         return queryset.filter(enrolled if value else ~enrolled)
 
-    def filter_last_seen_after(self, queryset: QuerySet[Device], name: str, value: Any) -> QuerySet[Device]:
+    def filter_last_seen_after(
+        self, queryset: QuerySet[Device], name: str, value: datetime
+    ) -> QuerySet[Device]:
         return queryset.filter(_seen_since(value))
 
-    def filter_last_seen_before(self, queryset: QuerySet[Device], name: str, value: Any) -> QuerySet[Device]:
+    def filter_last_seen_before(
+        self, queryset: QuerySet[Device], name: str, value: datetime
+    ) -> QuerySet[Device]:
         return queryset.filter(~_seen_since(value))
 
 
@@ -150,5 +155,5 @@ def _device_channel() -> QuerySet[Enrollment]:
     return Enrollment.objects.filter(channel=Channel.DEVICE)
 
 
-def _seen_since(moment: Any) -> Exists:
+def _seen_since(moment: datetime) -> Exists:
     return Exists(_device_channel().filter(device=OuterRef("pk"), last_seen_at__gte=moment))
