@@ -96,7 +96,8 @@ class Child:
     def ask_to_end(self) -> None:
         """SIGTERM to the process, never to its group: it ends its own children."""
         if self._process is not None:
-            self._process.terminate()
+            # Not Popen.terminate, which would reap a process that has ended already.
+            os.kill(self._process.pid, signal.SIGTERM)
 
     def finish(self, impatient: Callable[[], bool]) -> None:
         """Wait for the end as long as grace and patience last, then kill; nothing of it is left."""

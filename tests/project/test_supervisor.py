@@ -98,10 +98,10 @@ def parent(tmp_path: Path) -> Iterator[Parent]:
     yield started
     if started.process.poll() is None:
         started.process.kill()
-    started.process.communicate()
     for process in all_processes():
         if str(started.log) in process.command:
             os.kill(process.pid, signal.SIGKILL)
+    started.process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

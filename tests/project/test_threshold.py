@@ -81,9 +81,7 @@ def test_a_chunked_body_without_end_is_refused_and_no_door_sees_it() -> None:
         ("::ffff:10.0.0.5", "198.51.100.7", "198.51.100.7"),
     ],
 )
-def test_the_client_behind_proxies(
-    settings: Settings, peer: str, forwarded: str, expected: str
-) -> None:
+def test_the_client_behind_proxies(settings: Settings, peer: str, forwarded: str, expected: str) -> None:
     settings.BRAMLEY_TRUSTED_PROXIES = ["10.0.0.0/24"]
     seen, _ = pass_through(REMOTE_ADDR=peer, HTTP_X_FORWARDED_FOR=forwarded)
     assert seen[CLIENT_ADDRESS] == expected
@@ -112,9 +110,7 @@ def test_only_a_trusted_proxy_says_that_tls_was_used(settings: Settings) -> None
         ("", None, False),
     ],
 )
-def test_who_is_an_operator(
-    settings: Settings, peer: str, forwarded: str | None, expected: bool
-) -> None:
+def test_who_is_an_operator(settings: Settings, peer: str, forwarded: str | None, expected: bool) -> None:
     settings.BRAMLEY_TRUSTED_PROXIES = ["10.0.0.5"]
     more = {"HTTP_X_FORWARDED_FOR": forwarded} if forwarded else {}
     seen, _ = pass_through(REMOTE_ADDR=peer, **more)

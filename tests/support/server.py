@@ -72,16 +72,17 @@ class RunningServer:
     ) -> None:
         self.end()
 
-    def launch(self) -> None:
-        """Start the process and return at once."""
+    def launch(self, log: Path | None = None) -> None:
+        """Start the process and return at once. ``log``: where it prints to, if not ``home/output.log``."""
+        self._log = log or self._log
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "start", *self.arguments],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
 

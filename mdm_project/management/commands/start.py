@@ -14,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connections
 
 from mdm_project import embedded_broker, environment, first_start
 from mdm_project.supervisor import Part, StartError, Supervisor, exclusive, say
@@ -74,20 +74,15 @@ def verify_free(bind: environment.Address) -> None:
 
 
 def set_up() -> None:
-    """The first set-up, or none; afterwards no connection and no thread of a pool is left in this process."""
+    """The first set-up, or none. Afterwards this process, which forks the others, has no connection open."""
+    # A pool would keep threads in this process, and wait where an error can be told at once.
+    connections.settings["default"]["OPTIONS"].pop("pool", None)
     try:
         first_start.set_up()
     except OperationalError as error:
         raise StartError(f"the database does not answer: {str(error).splitlines()[0]}") from error
     finally:
-        let_go_of_the_database()
-
-
-def let_go_of_the_database() -> None:
-    """Close connections and pool: children are forked from a process with one thread."""
-    connections.close_all()
-    if connection.vendor == "postgresql":
-        connection.close_pool()  # type: ignore[attr-defined]
+        connections.close_all()
 
 
 def parts(name: str, bind: environment.Address) -> list[Part]:
@@ -145,16 +140,14 @@ def greet(only: str | None) -> None:
     if only not in (None, "web"):
         say(f"Bramley {only} started")
         return
+    credentials = first_start.ensure_administrator()
+    connections.close_all()
+    if credentials is not None:
+        say("\nThe first administrator, shown this once:")
+        say(f"  name      {credentials.name}")
+        say(f"  password  {credentials.password}\n")
     url = settings.BRAMLEY_PUBLIC_URL
-    say(f"Bramley is ready at {url}")
     say(f"  administration  {url}/admin/")
     say(f"  enrolment       {url}/enroll/default/")
     say(f"  SCEP            {url}/scep/{first_start.ISSUER_SLUG}/")
-    credentials = first_start.ensure_administrator()
-    let_go_of_the_database()
-    if credentials is not None:
-        say("")
-        say("The first administrator, shown this once:")
-        say(f"  name      {credentials.name}")
-        say(f"  password  {credentials.password}")
-        say("")
+    say(f"Bramley is ready at {url}")
