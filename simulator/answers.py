@@ -112,7 +112,8 @@ def _device_information(hardware: Hardware, contents: Contents, command: Mapping
     known = device_information(hardware, name=contents.name, lost_mode=contents.lost_mode)
     queries = command.get("Queries")
     wanted = queries if isinstance(queries, list) and queries else list(known)
-    return Answer(keys={"QueryResponses": {name: known[name] for name in wanted if name in known}})
+    found = {name: known[name] for name in wanted if isinstance(name, str) and name in known}
+    return Answer(keys={"QueryResponses": found})
 
 
 def _security_info(hardware: Hardware, contents: Contents, _command: Mapping[str, Any]) -> Answer:
@@ -147,7 +148,7 @@ def _installed_applications(hardware: Hardware, _contents: Contents, command: Ma
     )
 
 
-def _install_profile(hardware: Hardware, contents: Contents, command: Mapping[str, Any]) -> Answer:
+def _install_profile(_hardware: Hardware, contents: Contents, command: Mapping[str, Any]) -> Answer:
     data = command.get("Payload")
     if not isinstance(data, bytes):
         return error(12021, "MCMDMErrorDomain", "InstallProfile without Payload", status="CommandFormatError")
@@ -163,7 +164,6 @@ def _install_profile(hardware: Hardware, contents: Contents, command: Mapping[st
             return error(4001, "MCInstallationErrorDomain", "Only one MDM payload can be installed")
         return Answer(effect=Effect.RENEWED, payload=data)
     contents.profiles[entry["PayloadIdentifier"]] = entry
-    del hardware
     return Answer()
 
 

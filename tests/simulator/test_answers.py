@@ -102,6 +102,8 @@ def test_device_information_answers_what_is_asked_and_known() -> None:
         "SerialNumber": PHONE.serial_number,
         "DeviceName": PHONE.name,
     }
+    odd = {"RequestType": "DeviceInformation", "Queries": [{}, ["UDID"], 7]}
+    assert answer(PHONE, contents(PHONE), odd).keys["QueryResponses"] == {}
     everything = answer(MAC, contents(MAC), {"RequestType": "DeviceInformation"}).keys["QueryResponses"]
     assert everything["ProvisioningUDID"] == MAC.provisioning_udid
     assert "IMEI" not in everything
