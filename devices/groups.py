@@ -17,7 +17,7 @@ def add_devices(group: DeviceGroup, device_ids: Iterable[int], *, actor: Actor) 
     new = wanted - set(group.devices.filter(pk__in=wanted).values_list("pk", flat=True))
     group.devices.add(*new)
     if new:
-        record("group.devices_added", actor=actor, target=group, details={"count": len(new)})
+        record("device_group.devices_added", actor=actor, target=group, details={"count": len(new)})
     return len(new)
 
 
@@ -27,5 +27,5 @@ def remove_devices(group: DeviceGroup, device_ids: Iterable[int], *, actor: Acto
     gone = list(group.devices.filter(pk__in=set(device_ids)).values_list("pk", flat=True))
     group.devices.remove(*gone)
     if gone:
-        record("group.devices_removed", actor=actor, target=group, details={"count": len(gone)})
+        record("device_group.devices_removed", actor=actor, target=group, details={"count": len(gone)})
     return len(gone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -88,9 +88,15 @@ def _authenticate(
     )
     if outcome.kind in (registry.Kind.NEW, registry.Kind.QUARANTINED):
         completion.authenticated(certificate.binding, udid, message.serial_number, now)
-    for dropped in outcome.dropped:
-        queue.cancel_outstanding(dropped, "the device enrolled again", now)
+    drop_work(outcome.dropped, "the device enrolled again", now)
     return Reply()
+
+
+def drop_work(enrollments: Iterable[Enrollment], reason: str, now: datetime) -> None:
+    """End what waits for enrollments that are over, or begin anew: commands and pushes."""
+    for enrollment in enrollments:
+        queue.cancel_outstanding(enrollment, reason, now)
+        outbox.connected(enrollment.pk, more=False, now=now)
 
 
 def _facts(message: messages.Authenticate) -> registry.Authenticate:
@@ -167,8 +173,8 @@ def _check_out(presented: Presented, message: messages.CheckOut, now: datetime) 
         return Reply()
     verify_open(owner)
     owner = adopt_renewed(presented, owner, now)
-    for ended in registry.check_out(owner, now, user_id=message.channel.user_id):
-        queue.cancel_outstanding(ended, "the device checked out", now)
+    ended = registry.check_out(owner, now, user_id=message.channel.user_id)
+    drop_work(ended, "the device checked out", now)
     return Reply()
 
 

@@ -7,10 +7,9 @@ from datetime import datetime
 from django.db import transaction
 
 from audit.recording import Actor
-from commands import queue
 from devices import registry
 from devices.models import Enrollment, EnrollmentState
-from mdm.checkin import welcome
+from mdm.checkin import drop_work, welcome
 
 
 @transaction.atomic
@@ -20,8 +19,7 @@ def admit(enrollment: Enrollment, *, actor: Actor, now: datetime) -> registry.Ou
     Raises :class:`devices.registry.Refused` when the enrollment is not held.
     """
     outcome = registry.admit(enrollment, actor, now)
-    for dropped in outcome.dropped:
-        queue.cancel_outstanding(dropped, "replaced by another enrollment of the device", now)
+    drop_work(outcome.dropped, "replaced by another enrollment of the device", now)
     if outcome.enrollment.state == EnrollmentState.ENROLLED:
         welcome(outcome.enrollment, now)
     return outcome

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Exists, OuterRef, Q
 
-from audit.recording import SERVER
+from audit.recording import SERVER, Actor
 from commands import queue
 from commands.models import OUTSTANDING, CommandDelivery, CommandSource
 from devices.models import Channel, Enrollment, EnrollmentState
@@ -19,8 +19,11 @@ STALE = timedelta(days=3)
 """A question that is not answered by then is dropped: the next one asks the same."""
 
 
-def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
-    """Queue both questions for these enrollments, in the caller's transaction. Returns how many are asked."""
+def ask_inventory(enrollment_ids: Iterable[int], now: datetime, *, actor: Actor = SERVER) -> int:
+    """Queue both questions for these enrollments, in the caller's transaction. Returns how many are asked.
+
+    Who is being asked already is not asked again.
+    """
     ids = list(enrollment_ids)
     if not ids:
         return 0
@@ -30,8 +33,8 @@ def ask_inventory(enrollment_ids: Iterable[int], now: datetime) -> int:
             request_type,
             None,
             ids,
-            source=CommandSource.SERVER,
-            actor=SERVER,
+            source=CommandSource.SERVER if actor is SERVER else CommandSource.ADMIN,
+            actor=actor,
             now=now,
             expires_at=now + STALE,
             unless_queued=True,
