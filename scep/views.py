@@ -18,6 +18,13 @@ CLIENT_ADDRESS = "bramley.client_address"
 
 def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
     """``/scep/`` and ``/scep/<issuer>/``."""
+    response = _scep(request, slug)
+    # Old clients know nothing of chunks.
+    response.headers["Content-Length"] = str(len(response.content))
+    return response
+
+
+def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     if request.method not in {"GET", "POST"}:
         return _plain(405, "method not allowed", {"Allow": "GET, POST"})
     try:

@@ -106,7 +106,7 @@ def test_the_extensions_are_ours_whatever_the_csr_asks(door: Door, mint: Mint, c
     assert not granted.crl_sign
     assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [Usage.CLIENT_AUTH]
     assert extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest != b"chosen by them"
-    assert Transaction.objects.get().reason == "asked for another subject and to be a CA: ignored"
+    assert Transaction.objects.get().reason == "asked for another subject: ignored"
 
 
 # --- the challenge ---------------------------------------------------------------------------------------
