@@ -56,11 +56,11 @@ class Visitor:
         """``light`` or ``dark``."""
         self.page.evaluate("name => localStorage.setItem('theme', name)", name)
 
-    def picture(self, name: str) -> None:
+    def picture(self, name: str, *, whole: bool = True) -> None:
         if folder := os.environ.get("BRAMLEY_SCREENS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             safe = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-            self.page.screenshot(path=str(Path(folder) / f"{safe}.png"), full_page=True)
+            self.page.screenshot(path=str(Path(folder) / f"{safe}.png"), full_page=whole)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def pages() -> list[tuple[str, str]]:
 def look_around(guest: Visitor, suffix: str) -> None:
     for name, path in pages():
         guest.open(path)
-        guest.picture(f"{name}-{suffix}")
+        guest.picture(f"{name}-{suffix}", whole=not name.endswith("-list"))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
