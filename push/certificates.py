@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from audit.models import Outcome
 from audit.recording import Actor, record
 from devices.models import Enrollment, EnrollmentState
 from push import outbox
@@ -105,12 +106,21 @@ def import_certificate(
     The certificate replaces the active one of its topic; pushes that were held are due again.
 
     Raises :class:`PushCertificateRefused`; :class:`TopicChange` when only another topic is active and
-    ``confirm_topic_change`` is not given. A refusal changes nothing.
+    ``confirm_topic_change`` is not given. A refusal is recorded, and changes nothing else.
     """
     try:
-        brought = _verify(data, password, private_key, now)
-    except pushcert.PushCertError as error:
-        raise PushCertificateRefused(str(error)) from error
+        return _take_into_use(_verify(data, password, private_key, now), confirm_topic_change, actor, now)
+    except (pushcert.PushCertError, PushCertificateRefused) as error:
+        reason = str(error)
+        record("push_certificate.imported", actor=actor, outcome=Outcome.REFUSED, reason=reason, at=now)
+        if isinstance(error, PushCertificateRefused):
+            raise
+        raise PushCertificateRefused(reason) from error
+
+
+def _take_into_use(
+    brought: _Import, confirm_topic_change: bool, actor: Actor, now: datetime
+) -> PushCertificate:
     with transaction.atomic():
         active_rows = list(
             PushCertificate.objects.select_for_update().filter(state=PushCertificateState.ACTIVE)
@@ -176,8 +186,7 @@ def _verify_topic_stays(topic: str, active_rows: Sequence[PushCertificate], conf
     """The topics that were active, if the new one is among them or the change is confirmed."""
     topics = sorted({row.topic for row in active_rows})
     if topics and topic not in topics and not confirmed:
-        devices = Enrollment.objects.filter(topic__in=topics, state=EnrollmentState.ENROLLED).count()
-        raise TopicChange(topic, topics, devices)
+        raise TopicChange(topic, topics, devices_of(*topics))
     return topics
 
 
@@ -195,6 +204,11 @@ def _activate(brought: _Import, now: datetime) -> PushCertificate:
     row.activated_at = now
     row.save()
     return row
+
+
+def devices_of(*topics: str) -> int:
+    """How many enrolled devices (and users on them) listen to these topics."""
+    return Enrollment.objects.filter(topic__in=topics, state=EnrollmentState.ENROLLED).count()
 
 
 def active(topic: str) -> PushCertificate | None:

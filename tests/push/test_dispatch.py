@@ -442,7 +442,7 @@ def test_an_outage_rests_the_topic_and_blames_no_row(
     assert dispatch.dispatch_due(back).outcomes == {"accepted": dispatch.PROBE}
     assert dispatch.dispatch_due(back).outcomes == {"accepted": 50 - dispatch.PROBE}
     certificate.refresh_from_db()
-    assert not (certificate.failures or certificate.paused_until or certificate.trouble)
+    assert [certificate.failures, certificate.paused_until, certificate.trouble] == [0, None, ""]
 
 
 def test_after_ten_minutes_of_503_the_queue_drains_within_two_minutes(
