@@ -14,12 +14,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from django.db import connection, transaction
 
 from audit.models import AuditEvent
-from pki import issuance, issuers, keys
+from pki import issuers, keys
+from pki.core import cms
 from pki.core.certificates import describe
 from pki.issuance import Grant, IssuanceRefused, issue
 from pki.issuers import IssuerMissing, IssuerRefused, create_issuer
 from pki.keys import KeyUnavailable
 from pki.models import Certificate, Crl, HeldKey, Issuer, IssuerCertificate, IssuerKind, IssuerState, Purpose
+from pki.signing import RENEW_BEFORE, profile_signer, sign_profile
 from tests.pki.conftest import ACTOR, NOW, IssueCertificate, Party, spki
 from tests.support.snapshot import no_change
 from vault.sealed import SealError
@@ -200,7 +202,7 @@ def test_validity_by_grant(issue_certificate: IssueCertificate) -> None:
 
 
 def test_weak_keys(issue_certificate: IssueCertificate) -> None:
-    small = rsa.generate_private_key(65537, 1024)
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505 - it is refused
     other = ec.generate_private_key(ec.SECP521R1())
     for key, reason in ((small, "2048 to 8192"), (other, "P-256 or P-384")):
         with no_change(), pytest.raises(IssuanceRefused, match=reason):
@@ -283,11 +285,11 @@ def test_a_serial_number_that_is_taken_is_drawn_again(
     first = issue_certificate()
     taken = int(first.serial_number, 16)
     drawn = iter([taken, taken, 12345])
-    monkeypatch.setattr(issuance.x509, "random_serial_number", lambda: next(drawn))
+    monkeypatch.setattr("pki.issuance.x509.random_serial_number", lambda: next(drawn))
     second = issue_certificate()
     assert second.serial_number == "3039"
     assert AuditEvent.objects.filter(action="certificate.issued").count() == 2
-    monkeypatch.setattr(issuance.x509, "random_serial_number", lambda: taken)
+    monkeypatch.setattr("pki.issuance.x509.random_serial_number", lambda: taken)
     with no_change(), pytest.raises(IssuanceRefused, match="serial number"):
         issue_certificate()
 
@@ -343,9 +345,6 @@ def run_in_threads(work: Callable[[int], object], threads: int, times: int) -> N
 
 
 def test_profiles_are_signed_by_a_signer_that_renews_itself(issuer: Issuer, rsa_party: Party) -> None:
-    from pki.core import cms
-    from pki.signing import RENEW_BEFORE, sign_profile
-
     signed = cms.verify_signed_data(sign_profile(b"<plist/>", now=NOW))
     assert signed.content == b"<plist/>"
     signer = Certificate.objects.get(purpose=Purpose.PROFILE_SIGNING)
@@ -366,8 +365,6 @@ def test_profiles_are_signed_by_a_signer_that_renews_itself(issuer: Issuer, rsa_
 
 
 def test_the_signer_is_kept_where_the_issuer_ends_first(db: None) -> None:
-    from pki.signing import profile_signer
-
     issuer = create_issuer("short", "Short", algorithm="RSA-2048", years=1, actor=ACTOR, now=NOW)
     held = profile_signer(issuer, NOW)
     end = held.certificate.not_after
@@ -375,7 +372,5 @@ def test_the_signer_is_kept_where_the_issuer_ends_first(db: None) -> None:
 
 
 def test_no_issuer_no_signature(db: None) -> None:
-    from pki.signing import sign_profile
-
     with pytest.raises(IssuerMissing):
         sign_profile(b"<plist/>", now=NOW)

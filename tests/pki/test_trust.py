@@ -15,18 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit.models import AuditEvent
-from pki import issuers, trust
+from pki import issuers, keys, trust
 from pki.core.certificates import CertificateFields, build_certificate, build_root, encode_pem
 from pki.core.scan import Malformed
 from pki.models import (
     Certificate,
     CertificateStatus,
+    Crl,
     Issuer,
     IssuerKeyState,
     IssuerKind,
     IssuerState,
     Purpose,
+    RevocationReason,
 )
+from pki.revocation import revoke
 from pki.trust import TrustRefused, Untrusted, identify, trust_issuer
 from tests.pki.conftest import ACTOR, NOW, IssueCertificate, Party, self_signed, spki
 from tests.support.snapshot import no_change
@@ -128,8 +131,6 @@ def test_a_clone_of_a_certificate(
 
 def test_what_our_key_signed_without_a_record(issuer: Issuer, ec_party: Party) -> None:
     """The issuer's signature alone is not enough: the record decides."""
-    from pki import keys
-
     issuer_key = issuers.current_key(issuer)
     fields = CertificateFields(
         subject=(("CN", "device"),),
@@ -272,9 +273,6 @@ def test_two_certificates_of_another_ca_with_one_serial_number(
 
 
 def test_a_single_foreign_certificate_can_be_refused(rsa_party: Party, ec_party: Party) -> None:
-    from pki.models import Crl, RevocationReason
-    from pki.revocation import revoke
-
     root = authority(rsa_party)
     trusted(root)
     der = issued_elsewhere(root, rsa_party, ec_party)
@@ -308,7 +306,7 @@ def test_trusted_cas_are_remembered_for_seconds(
     rsa_party: Party, ec_party: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(trust.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("pki.trust.time.monotonic", lambda: clock[0])
     root = authority(rsa_party)
     der = issued_elsewhere(root, rsa_party, ec_party)
     assert refused(der) == "unknown certificate"
@@ -319,7 +317,7 @@ def test_trusted_cas_are_remembered_for_seconds(
     assert len(reads) == 2
     clock[0] += trust.ANCHORS_KEPT_SECONDS + 1
     trusted(root)
-    assert identify(der, purpose=MDM, now=NOW)
+    assert identify(der, purpose=MDM, now=NOW).foreign
 
 
 # --- Which CAs may be trusted ----------------------------------------------------------------------------
@@ -381,7 +379,7 @@ def test_files_that_are_refused(issuer: Issuer, data: bytes) -> None:
 
 
 def test_certificates_that_are_refused(issuer: Issuer, rsa_party: Party, ec_party: Party) -> None:
-    weak = rsa.generate_private_key(65537, 1024)
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - it is refused
     root = authority(rsa_party)
     for der, reason in (
         (ec_party.certificate, "not a CA"),
@@ -392,8 +390,6 @@ def test_certificates_that_are_refused(issuer: Issuer, rsa_party: Party, ec_part
         with no_change(), pytest.raises(TrustRefused, match=reason):
             trusted(der)
     # Our own key under another name would let our record be passed by.
-    from pki import keys
-
     own = Party(keys.issuer_private_key(issuers.current_key(issuer)), issuers.chain(issuer)[0])
     with no_change(), pytest.raises(TrustRefused, match="our own"):
         trusted(authority(own, "Innocent"))

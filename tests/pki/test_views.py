@@ -28,8 +28,8 @@ def test_the_crl(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
     points = x509.load_der_x509_certificate(bytes(certificate.der)).extensions.get_extension_for_class(
         x509.CRLDistributionPoints
     )
-    address = (points.value[0].full_name or ())[0].value
-    path = address.removeprefix("http://127.0.0.1:8000")
+    (name,) = points.value[0].full_name or []
+    path = name.value.removeprefix("http://127.0.0.1:8000")
     revoke(certificate, reason=RevocationReason.UNSPECIFIED, actor=ACTOR, now=NOW)
     answer = DeviceClient().request("GET", path)
     assert answer.status == 200
