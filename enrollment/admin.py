@@ -248,6 +248,7 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
     list_display = ["created_at", "profile", "state", "where_it_is", "device", "remote_addr"]
     list_filter = [StartedFilter, "state", "profile", "flow"]
     search_fields = ["serial_number", "udid", "expected_serial_number", "expected_udid", "remote_addr"]
+    search_help_text = _("Serial number, UDID, address")
     list_select_related = ["profile"]
     actions = ["stop"]
     fieldsets = [
@@ -267,9 +268,9 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
             },
         ),
         (_("When"), {"fields": ["created_at", "updated_at", "expires_at"]}),
-        (_("Certificates"), {"fields": ["certificates", "requests", "uuid"]}),
+        (_("Certificates"), {"fields": ["certificates", "requests", "identifier"]}),
     ]
-    readonly_fields = ["uuid", "where_it_is", "device", "certificates", "requests"]
+    readonly_fields = ["identifier", "where_it_is", "device", "certificates", "requests"]
 
     def has_stop_permission(self, request: HttpRequest) -> bool:
         """Asked by the action: the right to change sessions is the right to stop them."""
@@ -321,6 +322,10 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
             )
             return _link(reverse("admin:devices_device_change", args=[device_id]), label)
         return session.serial_number or session.udid or session.expected_serial_number or "-"
+
+    @admin.display(description=_("session"))
+    def identifier(self, session: EnrollmentSession) -> str:
+        return str(session.uuid)
 
     @admin.display(description=_("certificates"))
     def certificates(self, session: EnrollmentSession) -> SafeString | str:
