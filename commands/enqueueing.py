@@ -35,7 +35,7 @@ NO_UNLOCK_TOKEN = "no unlock token"  # noqa: S105 - a reason
 NOT_ON_USER_CHANNEL = "not for the user channel"
 NOT_ON_DEVICE_CHANNEL = "only for the user channel"
 
-_REQUEST_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,79}")
+REQUEST_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,79}")
 
 
 class InvalidCommand(Exception):
@@ -80,12 +80,14 @@ def enqueue(
     not_before: datetime | None = None,
     expires_at: datetime | None = None,
     unless_queued: bool = False,
+    command_uuid: uuid.UUID | None = None,
 ) -> Enqueued:
     """Queue one command for these enrollments, and make a push due for each.
 
     ``payload`` holds the keys of the Command dictionary beside RequestType; what the catalogue knows a
     default for may be left out. ``not_before``: handed out no sooner. ``expires_at``: handed out no later.
-    ``unless_queued`` skips enrollments that wait for a command of the same type already.
+    ``unless_queued`` skips enrollments that wait for a command of the same type already. ``command_uuid``:
+    chosen by the caller, so that the same request twice is one command (IntegrityError the second time).
 
     One transaction; statements grow with the batches of :data:`BATCH`, not with the targets. Targets that
     cannot get it are skipped, each with its reason. Raises :class:`InvalidCommand`.
@@ -95,6 +97,7 @@ def enqueue(
     with transaction.atomic():
         audience = audience_of(request_type, enrollment_ids, unless_queued=unless_queued)
         command = _create_command(
+            command_uuid or uuid.uuid4(),
             request_type,
             body,
             source=CommandSource(source),
@@ -135,6 +138,7 @@ def enqueue_for_devices(
     not_before: datetime | None = None,
     expires_at: datetime | None = None,
     unless_queued: bool = False,
+    command_uuid: uuid.UUID | None = None,
 ) -> Enqueued:
     """The same for the device channels of these devices (primary keys). Raises :class:`InvalidCommand`."""
     enrollment_ids, skipped = enrollments_of(device_ids)
@@ -148,6 +152,7 @@ def enqueue_for_devices(
         not_before=not_before,
         expires_at=expires_at,
         unless_queued=unless_queued,
+        command_uuid=command_uuid,
     )
     result.skipped[:0] = skipped
     return result
@@ -184,7 +189,7 @@ def encode_command(request_type: str, payload: Mapping[str, Any] | None) -> byte
 
     Raises :class:`InvalidCommand`.
     """
-    if not _REQUEST_TYPE.fullmatch(request_type):
+    if not REQUEST_TYPE.fullmatch(request_type):
         raise InvalidCommand("the name of a command is letters, digits, dots and hyphens, 80 at most")
     given = dict(payload or {})
     if given.pop("RequestType", request_type) != request_type:
@@ -201,6 +206,13 @@ def encode_command(request_type: str, payload: Mapping[str, Any] | None) -> byte
     if len(body) > MAX_PAYLOAD:
         raise InvalidCommand(f"the payload is larger than {MAX_PAYLOAD // 1024 // 1024} MiB")
     return body
+
+
+def decode_command(body: bytes) -> dict[str, Any]:
+    """The keys of what :func:`encode_command` made, without RequestType."""
+    content = plist.read(body, max_size=2 * MAX_PAYLOAD)
+    content.pop("RequestType", None)
+    return content
 
 
 def warnings_about(request_type: str) -> tuple[str, ...]:
@@ -222,8 +234,7 @@ def _verify_times(now: datetime, not_before: datetime | None, expires_at: dateti
         raise InvalidCommand("the command would expire before it may be handed out")
 
 
-def _create_command(request_type: str, body: bytes, **fields: Any) -> Command:
-    command_uuid = uuid.uuid4()
+def _create_command(command_uuid: uuid.UUID, request_type: str, body: bytes, **fields: Any) -> Command:
     return Command.objects.create(
         uuid=command_uuid,
         request_type=request_type,
