@@ -195,7 +195,7 @@ class DeviceAdmin(_DeviceAdmin):
                 ]
             },
         ),
-        (_("Groups"), {"fields": ["groups"]}),
+        (_("Groups"), {"fields": ["groups"], "classes": ["collapse"]}),
     ]
     readonly_fields = [
         "name",

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from commands.models import CommandDelivery, DeliveryState
-from devices.models import Enrollment, EnrollmentState, Identity, IdentityState
+from devices.models import Channel, Enrollment, EnrollmentState, Identity, IdentityState
 from pki.models import Certificate, CertificateStatus
 from push import certificates
 from push.models import PushCertificate, PushRequest, PushState
@@ -21,10 +21,14 @@ EXPIRES_SOON = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Remark:
-    """One sentence. ``tone``: ``good``, ``info``, ``wait`` (for somebody or something) or ``bad``."""
+    """One sentence. ``tone``: ``good``, ``info``, ``wait`` (for somebody or something) or ``bad``.
+
+    ``enrollment``: the one that it is about, where that has to be looked at.
+    """
 
     text: str
     tone: str
+    enrollment: Enrollment | None = None
 
 
 def remarks(enrollment: Enrollment | None, now: datetime) -> list[Remark]:
@@ -34,6 +38,19 @@ def remarks(enrollment: Enrollment | None, now: datetime) -> list[Remark]:
     """
     if enrollment is None:
         return [Remark(_("This device never enrolled."), "wait")]
+    return [*_about_rivals(enrollment), *_about(enrollment, now)]
+
+
+def _about_rivals(enrollment: Enrollment) -> list[Remark]:
+    """Others that say to be this device, and wait for a decision."""
+    text = _("A device with another certificate says to be this one. It gets nothing until you decide.")
+    held = Enrollment.objects.filter(
+        device=enrollment.device_id, channel=Channel.DEVICE, state=EnrollmentState.QUARANTINED
+    ).exclude(pk=enrollment.pk)
+    return [Remark(text, "wait", rival) for rival in held.order_by("pk")[:3]]
+
+
+def _about(enrollment: Enrollment, now: datetime) -> list[Remark]:
     if enrollment.state not in (EnrollmentState.ENROLLED, EnrollmentState.AUTHENTICATED):
         return [_not_managed(enrollment)]
     found = _about_certificate(enrollment, now)
@@ -57,7 +74,8 @@ def remarks(enrollment: Enrollment | None, now: datetime) -> list[Remark]:
 
 def _not_managed(enrollment: Enrollment) -> Remark:
     if enrollment.state == EnrollmentState.QUARANTINED:
-        return Remark(_("Held: an administrator has to admit or refuse this enrolment."), "wait")
+        text = _("Held: an administrator has to admit or refuse this enrolment.")
+        return Remark(text, "wait", enrollment)
     if enrollment.state == EnrollmentState.CHECKED_OUT:
         return Remark(_("The management profile was removed from the device. It has to enrol again."), "bad")
     if enrollment.state == EnrollmentState.REFUSED:

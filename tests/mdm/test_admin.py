@@ -252,8 +252,8 @@ def test_groups(ada: Client, enrolled_a: Device, enrolled_b: Device) -> None:
     assert group.devices.count() == 2
     assert text(ada, DEVICES, groups__id__exact=group.pk).count('class="action-select"') == 2
     assert ">2<" in text(ada, "/admin/devices/devicegroup/")
-    data = {"action": "remove_from_group", "_selected_action": ids[:1], "group": group.pk}
-    ada.post(DEVICES, data, follow=True)
+    removal = {"action": "remove_from_group", "_selected_action": ids[:1], "group": str(group.pk)}
+    ada.post(DEVICES, removal, follow=True)
     assert group.devices.count() == 1
     assert AuditEvent.objects.filter(action__startswith="device_group.devices_").count() == 2
     path = page_of(enrolled_a)
@@ -326,6 +326,7 @@ def test_an_administrator_admits_or_refuses(ada: Client, enrolled_a: Device) -> 
     page = reverse("admin:devices_enrollment_change", args=[held.pk])
     admit = reverse("admin:devices_enrollment_decide", args=[held.pk, "admit"])
     assert admit in text(ada, page)
+    assert page in text(ada, page_of(enrolled_a))
     with no_change():
         assert "its waiting commands are cancelled" in text(ada, admit)
     assert "Admitted" in ada.post(admit, follow=True).content.decode()
