@@ -22,7 +22,7 @@ from types import FrameType
 PR_SET_PDEATHSIG = 1
 TICK = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-CALM_AFTER = 60.0
+CALM_AFTER = 5.0
 """Seconds: a child that ran so long starts again after the first pause, not after a longer one."""
 SAME_REQUEST = 0.5
 """Seconds within which a second signal repeats the first one."""

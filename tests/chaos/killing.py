@@ -1,0 +1,126 @@
+"""``kill -9`` between a command's enqueue and its push: every command still arrives, none twice.
+
+The broker only wakes; what is due is in the database, and the sweep finds it. Moments that are tried in turn:
+the worker stands still while the command is queued and is killed before it looks; it is killed at a random
+moment around its push; Redis is gone while the command is queued, or dies right after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from tests.support.apns import ApnsStandIn, Reply
+from tests.support.processes import wait_until
+from tests.support.server import RunningServer
+from tests.support.services import Redis
+from tests.support.woken import CarefulDevice, SleepingFleet
+
+KILLS = 10
+"""On each of the two set-ups."""
+STEADY = 5.5
+"""Seconds that a worker has to live so that the supervisor starts the next one without a longer pause."""
+ARRIVES_WITHIN = 75.0
+"""Seconds: the lease of a killed sender, the next sweep, and a busy machine."""
+
+
+class Killing:
+    """One server, a device for each kill, and what was queued for it."""
+
+    def __init__(self, server: RunningServer, apns: ApnsStandIn, fleet: SleepingFleet) -> None:
+        self.server = server
+        self.apns = apns
+        self.fleet = fleet
+        self.kills = 0
+        self.queued: dict[str, CarefulDevice] = {}
+        self.chance = random.Random(3)
+
+    def enqueue(self, device: CarefulDevice) -> None:
+        """``manage.py enqueue``: answers with success although a worker or Redis is away."""
+        serial = device.hardware.serial_number
+        done = self.server.manage("enqueue", "ProfileList", "--serial", serial, "--json")
+        answer = json.loads(done.stdout)
+        assert (answer["queued"], answer["skipped"]) == (1, [])
+        self.queued[answer["command_uuid"]] = device
+
+    def wait_for_worker(self) -> int:
+        """The id of the worker, when it has lived for a while."""
+        wait_until("a worker runs", lambda: bool(self.server.pids["worker"]))
+        pid = self.server.pids["worker"][0]
+        time.sleep(max(0.0, STEADY - _age(pid)))
+        return pid
+
+    def kill_worker_before_it_looks(self, device: CarefulDevice) -> None:
+        pid = self.wait_for_worker()
+        os.kill(pid, signal.SIGSTOP)
+        self.enqueue(device)
+        self._kill(pid)
+
+    def kill_worker_around_the_push(self, device: CarefulDevice) -> None:
+        pid = self.wait_for_worker()
+        # The answer takes its time, so that the kill finds pushes on their way.
+        assert device.enrolled is not None
+        self.apns.script(device.enrolled.token, Reply(delay=0.3))
+        self.enqueue(device)
+        time.sleep(self.chance.uniform(0.0, 0.4))
+        self._kill(pid)
+
+    def kill_redis_before_the_enqueue(self, device: CarefulDevice, redis: Redis) -> None:
+        redis.kill()
+        self.kills += 1
+        self.enqueue(device)
+        redis.start()
+
+    def kill_redis_after_the_enqueue(self, device: CarefulDevice, redis: Redis) -> None:
+        # The worker stands still, so that its wake-up is still in Redis when Redis dies.
+        wait_until("a worker runs", lambda: bool(self.server.pids["worker"]))
+        pid = self.server.pids["worker"][0]
+        os.kill(pid, signal.SIGSTOP)
+        self.enqueue(device)
+        redis.kill()
+        self.kills += 1
+        redis.start()
+        os.kill(pid, signal.SIGCONT)
+
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.kills += 1
+        wait_until("the worker is gone", lambda: pid not in self.server.pids["worker"])
+
+    def verify(self) -> None:
+        """Every command arrived, was answered, and was handed out once."""
+        assert self.kills == KILLS
+        assert len(self.queued) == KILLS
+        wait_until("every command arrived", lambda: not self.missing(), seconds=ARRIVES_WITHIN)
+        assert self.fleet.problems == []
+        assert [device.tally.twice for device in self.fleet.devices if device.tally.twice] == []
+        handed = {uuid: device.handed[uuid] for uuid, device in self.queued.items()}
+        assert set(handed.values()) == {1}, handed
+        assert self.deliveries() == {uuid: ["ACKNOWLEDGED", 1] for uuid in self.queued}
+
+    def missing(self) -> list[str]:
+        return [uuid for uuid, device in self.queued.items() if uuid not in device.answered]
+
+    def deliveries(self) -> dict[str, list[object]]:
+        """State and times sent, as the server has them."""
+        program = (
+            "import json\n"
+            "from commands.models import CommandDelivery\n"
+            "rows = CommandDelivery.objects.filter(command__request_type='ProfileList')\n"
+            "print(json.dumps({str(row.command.uuid): [row.state, row.sent_count] for row in rows}))"
+        )
+        found: dict[str, list[object]] = json.loads(
+            self.server.manage("shell", "--no-imports", "--command", program).stdout
+        )
+        return found
+
+
+def _age(pid: int) -> float:
+    """Seconds since a process started."""
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - started / os.sysconf("SC_CLK_TCK")
