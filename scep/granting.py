@@ -23,7 +23,7 @@ from pki.models import Certificate, CertificateStatus, Issuer, Purpose
 from scep import challenges, signers, transactions
 from scep.challenges import Found
 from scep.core.attributes import FailInfo, MessageType
-from scep.core.decision import Ground, Refusal, decide
+from scep.core.decision import ChallengeStanding, Ground, Refusal, Stranger, decide
 from scep.core.message import OpenedRequest
 from scep.models import Challenge
 from scep.transactions import Asked, Issued, Outcome
@@ -61,10 +61,16 @@ def _wanted(asked: Asked, opened: OpenedRequest) -> _Wanted | Refusal:
 def _answer(wanted: _Wanted, found: Found) -> Outcome:
     """The same request again, a new certificate, or a refusal."""
     asked = wanted.asked
-    if earlier := transactions.successful(asked, wanted.opened):
+    message_type = MessageType(asked.request.header.message_type)
+    # An unused challenge spares two look-ups: its request was never answered, and who signed changes nothing.
+    unused = found.standing is ChallengeStanding.LIVE
+    if not unused and (earlier := transactions.successful(asked, wanted.opened)):
         return _again(earlier.certificate)
-    known = signers.identify(asked.request.signer, asked.issuer, asked.now)
-    ground = decide(MessageType(asked.request.header.message_type), found.standing, known.signer)
+    if unused and message_type is MessageType.PKCS_REQ:
+        known = signers.Known(Stranger())
+    else:
+        known = signers.identify(asked.request.signer, asked.issuer, asked.now)
+    ground = decide(message_type, found.standing, known.signer)
     match ground:
         case Refusal():
             return ground
