@@ -51,6 +51,7 @@ else:
     _IssuerForm = forms.ModelForm
 
 SHOWN_NAMES = 10
+SHOWN_DIGITS = 12
 MAX_LEAF_DAYS = 3653
 MAX_CRL_DAYS = 90
 MAX_UPLOAD = 1 << 20
@@ -102,22 +103,22 @@ class RevocationForm(forms.Form):
 @admin.register(Certificate)
 class CertificateAdmin(ReadOnlyAdmin):
     list_display = [
-        "subject_shown",
+        "name_shown",
         "purpose",
         "status",
         "issuer",
-        "serial_number",
-        "not_after",
+        "serial_number_short",
         "created_at",
+        "not_after",
     ]
-    list_display_links = ["subject_shown"]
+    list_display_links = ["name_shown"]
     list_filter = ["status", "purpose", ExpiryFilter, IssuedFilter, "issuer_key__issuer", "foreign"]
     list_select_related = ["issuer_key__issuer"]
     search_fields = ["subject", "subject_alternative_name", "serial_number", "sha256"]
     search_help_text = _("Subject, serial number, SHA-256 fingerprint")
     actions = ["revoke"]
     fieldsets = [
-        (None, {"fields": ["subject_shown", "subject_alternative_name", "status", "purpose", "issuer"]}),
+        (None, {"fields": ["subject_shown", "names_shown", "status", "purpose", "issuer"]}),
         (_("Validity"), {"fields": ["not_before", "not_after"]}),
         (_("Revocation"), {"fields": ["revoked_at", "revocation_reason"]}),
         (_("Identification"), {"fields": ["serial_number", "fingerprint", "key", "key_fingerprint"]}),
@@ -127,7 +128,7 @@ class CertificateAdmin(ReadOnlyAdmin):
                 "fields": [
                     "created_at",
                     "first_used_at",
-                    "foreign",
+                    "origin",
                     "requests",
                     "session",
                     "renewed_from_link",
@@ -190,15 +191,17 @@ class CertificateAdmin(ReadOnlyAdmin):
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         rows = Certificate.objects.filter(pk=certificate.pk)
-        page = self._revoke(request, rows, confirmed=request.method == "POST")
-        return page or HttpResponseRedirect(reverse("admin:pki_certificate_change", args=[pk]))
+        back = reverse("admin:pki_certificate_change", args=[pk])
+        page = self._revoke(request, rows, confirmed=request.method == "POST", back=back)
+        return page or HttpResponseRedirect(back)
 
     @admin.action(description=_("Revoke the chosen certificates…"), permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[Certificate]) -> HttpResponse | None:
-        return self._revoke(request, queryset, confirmed="confirmed" in request.POST)
+        back = reverse("admin:pki_certificate_changelist")
+        return self._revoke(request, queryset, confirmed="confirmed" in request.POST, back=back)
 
     def _revoke(
-        self, request: HttpRequest, queryset: QuerySet[Certificate], *, confirmed: bool
+        self, request: HttpRequest, queryset: QuerySet[Certificate], *, confirmed: bool, back: str
     ) -> HttpResponse | None:
         """The page that asks, or None when it is done."""
         affected = queryset.exclude(status=CertificateStatus.REVOKED)
@@ -230,6 +233,7 @@ class CertificateAdmin(ReadOnlyAdmin):
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "select_across": request.POST.get("select_across", "0"),
             "checkbox_name": ACTION_CHECKBOX_NAME,
+            "back": back,
         }
         return TemplateResponse(request, "admin/pki/certificate/revoke.html", context)
 
@@ -241,9 +245,36 @@ class CertificateAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         return certificate
 
-    @admin.display(description=_("subject"), ordering="subject")
+    def get_fieldsets(self, request: HttpRequest, obj: Certificate | None = None) -> Any:
+        """Revocation is shown where there was one."""
+        revoked = obj is not None and obj.status == CertificateStatus.REVOKED
+        return [
+            (title, options)
+            for title, options in self.fieldsets
+            if revoked or "revoked_at" not in options["fields"]
+        ]
+
+    @admin.display(description=_("name"), ordering="subject")
+    def name_shown(self, certificate: Certificate) -> SafeString:
+        return format_html('<span title="{}">{}</span>', certificate.subject, certificate.name)
+
+    @admin.display(description=_("subject"))
     def subject_shown(self, certificate: Certificate) -> str:
-        return certificate.subject or certificate.subject_alternative_name or gettext("without a name")
+        return certificate.subject or gettext("none")
+
+    @admin.display(description=_("alternative names"))
+    def names_shown(self, certificate: Certificate) -> str:
+        return certificate.subject_alternative_name or gettext("none")
+
+    @admin.display(description=_("serial number"), ordering="serial_number")
+    def serial_number_short(self, certificate: Certificate) -> SafeString:
+        number = certificate.serial_number
+        shown = number if len(number) <= SHOWN_DIGITS else f"{number[:SHOWN_DIGITS]}…"
+        return format_html('<code title="{}">{}</code>', number, shown)
+
+    @admin.display(description=_("issued by"))
+    def origin(self, certificate: Certificate) -> str:
+        return gettext("another system") if certificate.foreign else gettext("this system")
 
     @admin.display(description=_("issuer"), ordering="issuer_key__issuer__name")
     def issuer(self, certificate: Certificate) -> SafeString | str:
@@ -449,6 +480,16 @@ class IssuerAdmin(_IssuerAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        extra = {"show_save_and_add_another": False, **(extra_context or {})}
+        return super().changeform_view(request, object_id, form_url, extra)
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         """A new issuer is made as a whole by the use case; a refusal is shown at the form."""
@@ -667,7 +708,11 @@ def _authority(row: IssuerCertificate) -> SafeString:
 
 
 def _list_state(crl: Crl) -> SafeString | str:
-    text = gettext("key %(generation)d: number %(number)d, %(entries)d entries, valid until %(until)s") % {
+    text = ngettext(
+        "key %(generation)d: number %(number)d, %(entries)d entry, valid until %(until)s",
+        "key %(generation)d: number %(number)d, %(entries)d entries, valid until %(until)s",
+        crl.entries,
+    ) % {
         "generation": crl.issuer_key.generation,
         "number": crl.number,
         "entries": crl.entries,

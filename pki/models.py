@@ -7,6 +7,8 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from pki.records import common_name
+
 
 class Purpose(models.TextChoices):
     """What a certificate may be used for; checked wherever one is presented."""
@@ -228,7 +230,12 @@ class Certificate(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.subject} ({self.serial_number})"
+        return f"{self.name} ({self.serial_number})"
+
+    @property
+    def name(self) -> str:
+        """What people know it by: the common name, else the whole subject, else the alternative names."""
+        return common_name(self.subject) or self.subject or self.subject_alternative_name or "-"
 
 
 class HeldKey(models.Model):

@@ -1,9 +1,14 @@
-"""How certificates are looked for and shown: hexadecimal as people copy it from other places."""
+"""How certificates are looked for and shown to people."""
 
 from __future__ import annotations
 
+import re
+
 _SEPARATORS = str.maketrans("", "", ": \t-")
 _DIGITS = frozenset("0123456789ABCDEF")
+# One part of a name in RFC 4514 text, up to a comma or plus that is not escaped.
+_PART = re.compile(r"(?:^|[,+])([^=,+]+)=((?:\\.|[^\\,+])*)", re.DOTALL)
+_ESCAPED = re.compile(r"\\([0-9A-Fa-f]{2}|.)", re.DOTALL)
 
 
 def normal_hexadecimal(text: str) -> str:
@@ -19,6 +24,20 @@ def normal_hexadecimal(text: str) -> str:
         return digits
     digits = digits.lstrip("0") or "0"
     return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def common_name(subject: str) -> str:
+    """``O=Orchard,CN=Anna\\, iPad`` → ``Anna, iPad``; empty where the name has no CN."""
+    for key, value in _PART.findall(subject):
+        if key == "CN":
+            return _ESCAPED.sub(_unescaped, value)
+    return ""
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """Escaped characters as they are; hexadecimal stands for control characters and is left as it is."""
+    found: str = match[1]
+    return found if len(found) == 1 else match[0]
 
 
 def grouped(fingerprint: str) -> str:

@@ -39,6 +39,7 @@ from pki.models import (
     IssuerState,
     Purpose,
 )
+from pki.records import common_name
 
 # For how long a process goes on with the trusted issuers that it read (threats A5). Revocation and status of
 # certificates are read anew each time.
@@ -301,9 +302,10 @@ def _add_issuer(
     described: dict[bytes, CertificateFacts],
 ) -> Issuer:
     subject = described[issuing[0]].subject
+    name = name or common_name(subject) or subject
     issuer = Issuer.objects.create(
-        slug=_unused_slug(name or _common_name(subject)),
-        name=(name or _common_name(subject))[:200],
+        slug=_unused_slug(name),
+        name=name[:200],
         kind=IssuerKind.TRUST_ONLY,
         trusted_for=[],
     )
@@ -328,11 +330,6 @@ def _add_issuer(
                 is_current=position == 0,
             )
     return issuer
-
-
-def _common_name(subject: str) -> str:
-    names = [part.partition("=")[2] for part in subject.split(",") if part.startswith("CN=")]
-    return names[0] if names else subject
 
 
 def _unused_slug(text: str) -> str:

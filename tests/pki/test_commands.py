@@ -17,7 +17,7 @@ from audit.models import AuditEvent
 from pki import issuers
 from pki.core.certificates import build_root, encode_pem
 from pki.models import Certificate, Issuer, Purpose
-from pki.records import grouped, normal_hexadecimal
+from pki.records import common_name, grouped, normal_hexadecimal
 from tests.pki.conftest import IssueCertificate, Party
 from tests.support.snapshot import no_change
 
@@ -158,3 +158,20 @@ def test_trusting(tmp_path: Path, rsa_party: Party, ec_party: Party) -> None:
 )
 def test_hexadecimal_as_people_write_it(text: str, normal: str) -> None:
     assert normal_hexadecimal(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        ("CN=device", "device"),
+        ("O=Orchard,CN=device", "device"),
+        (r"O=a\,CN=b,CN=Anna\, iPad", "Anna, iPad"),
+        (r"CN=a\+CN\=b+O=c", "a+CN=b"),
+        ("serialNumber=1", ""),
+        (r"CN=a\0Ab", r"a\0Ab"),
+        (r"CN=\#x\ ", "#x "),
+        ("", ""),
+    ],
+)
+def test_common_names_out_of_the_text_of_a_name(subject: str, name: str) -> None:
+    assert common_name(subject) == name
