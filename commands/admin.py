@@ -133,6 +133,19 @@ class RequestTypeFilter(admin.SimpleListFilter):
         return queryset.filter(**{self.lookup: self.value()}) if self.value() else queryset
 
 
+class StateFilter(admin.SimpleListFilter):
+    """States in the short words of the list."""
+
+    title = _("state")
+    parameter_name = "state__exact"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(state.value, SHORT.get(state, state.label)) for state in TONES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(state=self.value()) if self.value() else queryset
+
+
 class DeliveredTypeFilter(RequestTypeFilter):
     lookup = "command__request_type"
 
@@ -260,7 +273,7 @@ class CommandDeliveryAdmin(ReadOnlyAdmin):
 
     list_display = ["what", "device", "state", "why", "sent_at", "completed_at"]
     list_display_links = ["what"]
-    list_filter = ["state", DeliveredTypeFilter, SentAtFilter]
+    list_filter = [StateFilter, DeliveredTypeFilter, SentAtFilter]
     list_select_related = ["command", "enrollment__device", "result"]
     list_per_page = 50
     search_fields = [
@@ -333,9 +346,10 @@ class CommandDeliveryAdmin(ReadOnlyAdmin):
         if not self.may_decide(request):
             raise PermissionDenied
         delivery = CommandDelivery.objects.filter(pk=pk).first()
-        if delivery is None or request.POST.get("decision") not in {"resend", "give_up"}:
+        resend, give_up = "resend" in request.POST, "give_up" in request.POST
+        if delivery is None or resend == give_up:
             raise Http404
-        self.decide(request, [delivery], resend=request.POST["decision"] == "resend")
+        self.decide(request, [delivery], resend=resend)
         return HttpResponseRedirect(reverse("admin:commands_commanddelivery_change", args=[pk]))
 
     def may_decide(self, request: HttpRequest) -> bool:

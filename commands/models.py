@@ -20,7 +20,7 @@ class CommandSource(models.TextChoices):
 class Command(models.Model):
     """What to do, for one or many enrollments. ``uuid`` is the CommandUUID that devices see."""
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    uuid = models.UUIDField("CommandUUID", default=uuid.uuid4, unique=True, editable=False)
     request_type = models.CharField(_("command"), max_length=80, db_index=True)
     payload_sealed = models.BinaryField(
         editable=False,

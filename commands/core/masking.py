@@ -42,5 +42,5 @@ def masked(value: Any, key: str = "") -> Any:
 def readable(value: Mapping[str, Any]) -> tuple[str, bool]:
     """A masked property list as text, and whether the end of it was left out for its length."""
     text = plist.write(masked(value))[len(plist.HEADER) : -len(plist.FOOTER)].decode()
-    lines = text.splitlines()
+    lines = text.replace("\t", "  ").splitlines()
     return "\n".join(lines[:MAX_LINES]), len(lines) > MAX_LINES
