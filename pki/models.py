@@ -38,7 +38,7 @@ class Issuer(models.Model):
     """A certificate authority: a name that stays while keys and certificates come and go."""
 
     slug = models.SlugField(
-        _("short name"), unique=True, help_text=_("Part of addresses: /scep/<short name>/")
+        _("short name"), unique=True, help_text=_("Part of addresses, as in /scep/bramley/.")
     )
     name = models.CharField(_("name"), max_length=200)
     kind = models.CharField(_("kind"), max_length=12, choices=IssuerKind.choices, default=IssuerKind.ROOT)

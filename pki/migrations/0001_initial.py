@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
             name='Issuer',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(help_text='Part of addresses: /scep/<short name>/', unique=True, verbose_name='short name')),
+                ('slug', models.SlugField(help_text='Part of addresses, as in /scep/bramley/.', unique=True, verbose_name='short name')),
                 ('name', models.CharField(max_length=200, verbose_name='name')),
                 ('kind', models.CharField(choices=[('ROOT', 'root of our own'), ('SUBORDINATE', 'subordinate of an issuer of ours'), ('EXTERNAL', 'subordinate of an external root'), ('TRUST_ONLY', 'trusted only: issued elsewhere')], default='ROOT', max_length=12, verbose_name='kind')),
                 ('state', models.CharField(choices=[('ACTIVE', 'active'), ('RETIRED', 'retired'), ('REVOKED', 'revoked')], default='ACTIVE', max_length=8, verbose_name='state')),
