@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -79,7 +80,7 @@ class ImportForm(forms.Form):
 
 @admin.register(PushCertificate)
 class PushCertificateAdmin(ReadOnlyAdmin):
-    list_display = ["name", "state", "topic_shown", "expiry", "condition", "serial_number"]
+    list_display = ["name", "state", "topic_shown", "expiry", "condition"]
     list_display_links = ["name"]
     list_filter = ["state"]
     search_fields = ["topic", "common_name", "serial_number"]
@@ -305,11 +306,11 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         if certificate.state != PushCertificateState.ACTIVE:
             return "-"
         if certificate.held_at is not None:
-            return _badge("bad", gettext("pushes held"), certificate.held_reason)
+            return _badge("bad", gettext("pushes held"), certificate.held_reason, shown=True)
         if certificate.not_after is not None and certificate.not_after <= timezone.now():
             return _badge("bad", gettext("expired"), "")
         if certificate.trouble:
-            return _badge("wait", gettext("APNs cannot be reached"), certificate.trouble)
+            return _badge("wait", gettext("APNs cannot be reached"), certificate.trouble, shown=True)
         return _badge("good", gettext("works"), gettext("No fault is known."))
 
     @admin.display(description=_("next step"))
@@ -386,7 +387,7 @@ class PushRequestAdmin(ReadOnlyAdmin):
     search_help_text = _("Device (serial number, UDID, name) or the whole topic")
     fieldsets = [
         (None, {"fields": ["enrollment_link", "state", "topic"]}),
-        (_("Next push"), {"fields": ["due", "requested_at", "lease_until"]}),
+        (_("Next push"), {"fields": ["due_shown", "requested_at", "lease_until"]}),
         (_("Last push"), {"fields": ["last_sent_at", "last_result", "last_apns_id", "attempts"]}),
         (_("Token"), {"fields": ["token_updated", "token_dead"]}),
     ]
@@ -403,6 +404,10 @@ class PushRequestAdmin(ReadOnlyAdmin):
     def due(self, row: PushRequest) -> datetime | None:
         return row.due_at if row.state == PushState.DUE else None
 
+    @admin.display(description=_("due"))
+    def due_shown(self, row: PushRequest) -> str:
+        return _moment(self.due(row))
+
     @admin.display(description=_("enrolment"))
     def enrollment_link(self, row: PushRequest) -> SafeString | str:
         try:
@@ -416,12 +421,12 @@ class PushRequestAdmin(ReadOnlyAdmin):
         return row.enrollment.topic or "-"
 
     @admin.display(description=_("token updated"))
-    def token_updated(self, row: PushRequest) -> datetime | None:
-        return row.enrollment.token_updated_at
+    def token_updated(self, row: PushRequest) -> str:
+        return _moment(row.enrollment.token_updated_at)
 
     @admin.display(description=_("token dead"))
-    def token_dead(self, row: PushRequest) -> datetime | None:
-        return row.enrollment.token_dead_at
+    def token_dead(self, row: PushRequest) -> str:
+        return _moment(row.enrollment.token_dead_at)
 
 
 def _may(request: HttpRequest, what: str) -> bool:
@@ -458,5 +463,11 @@ def _urgency(left: timedelta) -> str:
     return "info" if left <= far else "good"
 
 
-def _badge(tone: str, text: str, title: str) -> SafeString:
-    return format_html('<span class="badge tone-{}" title="{}">{}</span>', tone, title, text)
+def _badge(tone: str, text: str, title: str, *, shown: bool = False) -> SafeString:
+    """A coloured word; ``title`` is told when the pointer rests on it, and beside it if ``shown``."""
+    beside = format_html(' <span class="quiet">{}</span>', title) if shown else ""
+    return format_html('<span class="badge tone-{}" title="{}">{}</span>{}', tone, title, text, beside)
+
+
+def _moment(value: datetime | None) -> str:
+    return date_format(timezone.localtime(value), "j M Y, H:i T") if value else "-"

@@ -88,7 +88,9 @@ class PushRequest(models.Model):
     requested_at = models.DateTimeField(_("requested"), null=True, blank=True)
     lease_until = models.DateTimeField(_("leased until"), null=True, blank=True)
     lease_owner = models.UUIDField(null=True, blank=True, editable=False)
-    attempts = models.PositiveIntegerField(_("attempts since it last connected"), default=0)
+    attempts = models.PositiveIntegerField(
+        _("attempts"), default=0, help_text=_("Pushes since there was last nothing to do.")
+    )
     last_sent_at = models.DateTimeField(_("last sent"), null=True, blank=True)
     last_result = models.CharField(_("last answer"), max_length=200, blank=True)
     last_apns_id = models.UUIDField(_("apns-id"), null=True, blank=True)
@@ -101,4 +103,4 @@ class PushRequest(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.enrollment}: {self.get_state_display()}"
+        return str(self.enrollment)
