@@ -1,30 +1,23 @@
-"""What devices answered, for who may see it: secrets in it are masked."""
+"""What devices answered, for programs: the queue's own rule says what is a secret, data stays data."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-MASK = "•••"
-# Keys of Apple's answers whose values open something. Names, not values: a value that looks harmless may
-# be a password, and a key is what says so.
-_SECRET = re.compile(
-    r"pass(word|code|phrase)|secret|token|magic|bypass|recoverykey|privatekey|devicekey|\bpin\b|hash|keycms",
-    re.IGNORECASE,
-)
-# Facts about a password are none.
-_HARMLESS = re.compile(r"^(Passcode(Present|Compliant|CompliantWithProfiles|LockGracePeriod\w*))$")
+from commands.core.masking import MASK, masked
 
 
-def masked(value: Any) -> Any:
-    """The same, with the values of telling keys replaced by :data:`MASK`."""
-    if isinstance(value, Mapping):
-        return {key: MASK if _is_secret(key, item) else masked(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item) for item in value]
-    return value
+def without_secrets(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer with its secrets masked. Other data is kept, where pages for people only count its bytes."""
+    return {key: _merged(value, masked(value, str(key))) for key, value in report.items()}
 
 
-def _is_secret(key: str, value: Any) -> bool:
-    return not isinstance(value, bool) and bool(_SECRET.search(key)) and not _HARMLESS.match(key)
+def _merged(original: Any, shown: Any) -> Any:
+    if isinstance(original, bytes):
+        return shown if shown == MASK else original
+    if isinstance(original, Mapping):
+        return {key: _merged(value, shown[key]) for key, value in original.items()}
+    if isinstance(original, list | tuple):
+        return [_merged(value, seen) for value, seen in zip(original, shown, strict=True)]
+    return shown

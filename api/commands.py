@@ -241,7 +241,11 @@ class DeliveryDetailSerializer(DeliverySerializer):
 
     def get_report(self, delivery: CommandDelivery) -> dict[str, Any] | None:
         result = getattr(delivery, "result", None)
-        return None if result is None else dict(plist_json.to_json(answers.masked(queue.open_report(result))))
+        return (
+            None
+            if result is None
+            else dict(plist_json.to_json(answers.without_secrets(queue.open_report(result))))
+        )
 
 
 class DeliveryFilter(filters.Filters):

@@ -35,7 +35,11 @@ SCOPES: dict[str, Scope] = {
             _("See commands, their progress and answers"),
             ("commands.view_command", "commands.view_commanddelivery"),
         ),
-        Scope(COMMANDS_WRITE, _("Send and cancel commands"), ("commands.add_command",)),
+        Scope(
+            COMMANDS_WRITE,
+            _("Send and cancel commands"),
+            ("commands.add_command", "commands.change_command"),
+        ),
         Scope(CERTIFICATES_READ, _("See and download certificates"), ("pki.view_certificate",)),
         Scope(CERTIFICATES_REVOKE, _("Revoke certificates"), ("pki.change_certificate",)),
         Scope(CHALLENGES_WRITE, _("Make SCEP challenges"), ("scep.add_challenge",)),

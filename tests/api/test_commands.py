@@ -17,6 +17,7 @@ from api.parsing import MAX_BODY
 from audit.models import AuditEvent
 from audit.recording import SERVER
 from commands import queue
+from commands.core.masking import MASK
 from commands.models import Command, CommandDelivery, CommandSource, DeliveryState
 from devices.models import DeviceGroup, Enrollment, EnrollmentState
 from push.models import PushRequest, PushState
@@ -321,7 +322,7 @@ def test_errors_are_told_and_secrets_of_the_answer_are_not(caller: Caller, db: N
     answer = client.get(f"{COMMANDS}{failed.command.uuid}/deliveries/{failed.pk}/")
     assert answer.json()["error_chain"][0]["ErrorCode"] == 12021
     assert answer.json()["report"]["Status"] == "Error"
-    assert answer.json()["report"]["UnlockToken"] == "•••"
+    assert answer.json()["report"]["UnlockToken"] == MASK
     lock = next(command for command in fleet.commands if command.request_type == "DeviceLock")
     for path in ("", f"{lock.uuid}/", f"{lock.uuid}/deliveries/"):
         assert "CANARY" not in client.get(COMMANDS + path).content.decode()

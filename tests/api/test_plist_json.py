@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.answers import MASK, masked
+from api.answers import without_secrets
 from api.plist_json import NotAPropertyList, to_json, to_plist
+from commands.core.masking import MASK
 
 keys = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
 moments = st.integers(0, 7_200_000_000).map(lambda second: datetime.fromtimestamp(second, UTC))
@@ -59,18 +60,25 @@ def test_the_place_is_named(value: Any, where: str) -> None:
     assert str(caught.value).startswith(f"{where}:")
 
 
-def test_secrets_are_masked_by_their_keys_and_facts_are_not() -> None:
+def test_secrets_are_masked_and_data_is_kept() -> None:
     answer = {
         "PasscodePresent": True,
-        "PasscodeLockGracePeriod": 0,
-        "SecurityInfo": {"FDE_PersonalRecoveryKeyCMS": b"x", "FDE_Enabled": True},
-        "Users": [{"UnlockToken": "x", "FullName": "Ada"}],
+        "SecurityInfo": {"FDE_PersonalRecoveryKeyDeviceKey": "x", "FDE_Enabled": True},
+        "Users": [{"UnlockToken": b"x", "FullName": "Ada"}],
         "ActivationLockBypassCode": "x",
+        "CertificateList": [{"CommonName": "CA", "Data": b"\x30\x82", "IsIdentity": False}],
     }
-    assert masked(answer) == {
+    assert without_secrets(answer) == {
         "PasscodePresent": True,
-        "PasscodeLockGracePeriod": 0,
-        "SecurityInfo": {"FDE_PersonalRecoveryKeyCMS": MASK, "FDE_Enabled": True},
+        "SecurityInfo": {"FDE_PersonalRecoveryKeyDeviceKey": MASK, "FDE_Enabled": True},
         "Users": [{"UnlockToken": MASK, "FullName": "Ada"}],
         "ActivationLockBypassCode": MASK,
+        "CertificateList": [{"CommonName": "CA", "Data": b"\x30\x82", "IsIdentity": False}],
     }
+
+
+@given(st.dictionaries(keys, values, max_size=4))
+def test_any_answer_keeps_its_shape(answer: dict[str, Any]) -> None:
+    shown = without_secrets(answer)
+    assert shown.keys() == answer.keys()
+    json.dumps(to_json(shown))
