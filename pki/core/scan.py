@@ -9,12 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_INTEGER, _OID = 0x02, 0x06
-_CONSTRUCTED = 0x20
-# Universal types that are constructed, and those that may be neither segmented nor constructed.
-_SEQUENCE, _SET = 0x10, 0x11
-_PRIMITIVE_ONLY = frozenset({0x21, 0x22, 0x25, 0x26, 0x29, 0x2A, 0x2D})
+_INDEFINITE = 0x80
 _MAX_LENGTH_OCTETS = 4
+
+# What a first octet means here, by its value.
+_PRIMITIVE, _CONSTRUCTED, _INTEGER, _OID, _END, _REFUSED = range(6)
+_REASONS = {
+    "high tag number": [tag for tag in range(256) if tag & 0x1F == 0x1F],
+    "primitive encoding of a constructed type": [0x10, 0x11],
+    # BOOLEAN, INTEGER, NULL, OBJECT IDENTIFIER, REAL, ENUMERATED, RELATIVE-OID
+    "constructed encoding of a primitive type": [0x21, 0x22, 0x25, 0x26, 0x29, 0x2A, 0x2D],
+}
+_REFUSED_TAGS = {tag: reason for reason, tags in _REASONS.items() for tag in tags}
+_KINDS = bytes(
+    _REFUSED
+    if tag in _REFUSED_TAGS
+    else _CONSTRUCTED
+    if tag & 0x20
+    else {0x00: _END, 0x02: _INTEGER, 0x06: _OID}.get(tag, _PRIMITIVE)
+    for tag in range(256)
+)
 
 
 class Malformed(Exception):
@@ -71,48 +85,46 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912
         if nodes > max_nodes:
             raise Malformed("too many nodes")
         tag, length = data[position], data[position + 1]
+        kind = _KINDS[tag]
         position += 2
-        if tag & 0x1F == 0x1F:
-            raise Malformed("high tag number")
-        if length == 0x80:
-            if not tag & _CONSTRUCTED or tag in _PRIMITIVE_ONLY:
-                raise Malformed("indefinite length of a primitive value")
-            node_end: int | None = None
+        if length < _INDEFINITE:
+            node_end: int | None = position + length
+        elif length == _INDEFINITE:
+            if kind != _CONSTRUCTED:
+                raise Malformed(_REFUSED_TAGS.get(tag, "indefinite length of a primitive value"))
+            node_end = None
         else:
-            if length > 0x80:
-                octets = length & 0x7F
-                if octets > _MAX_LENGTH_OCTETS or position + octets > bound:
-                    raise Malformed("length out of range")
-                length = int.from_bytes(data[position : position + octets])
-                position += octets
+            octets = length & 0x7F
+            if octets > _MAX_LENGTH_OCTETS or position + octets > bound:
+                raise Malformed("length out of range")
+            length = int.from_bytes(data[position : position + octets])
+            position += octets
             node_end = position + length
-            if node_end > bound:
-                raise Malformed("length points outside")
-        if tag == 0:
-            # End of contents: closes the innermost node of indefinite length, and nothing else may.
-            if length or end is not None:
-                raise Malformed("stray end of contents")
-            end = open_ends.pop()
-            bound = _bound(end, open_ends, size)
-        elif tag & _CONSTRUCTED:
-            if tag in _PRIMITIVE_ONLY:
-                raise Malformed("constructed encoding of a primitive type")
+        if node_end is not None and node_end > bound:
+            raise Malformed("length points outside")
+        if kind == _CONSTRUCTED:
             if len(open_ends) >= max_depth:
                 raise Malformed("too deep")
             open_ends.append(end)
             end = node_end
             if node_end is not None:
                 bound = node_end
-        else:
-            if tag == _OID:
-                if length > max_oid or not length:
-                    raise Malformed("object identifier too long" if length else "empty object identifier")
-            elif tag == _INTEGER:
-                if length > max_integer or not length:
-                    raise Malformed("integer too long" if length else "empty integer")
-            elif tag in (_SEQUENCE, _SET):
-                raise Malformed("primitive encoding of a constructed type")
-            position = position + length
+            continue
+        if kind == _OID:
+            if length > max_oid or not length:
+                raise Malformed("object identifier too long" if length else "empty object identifier")
+        elif kind == _INTEGER:
+            if length > max_integer or not length:
+                raise Malformed("integer too long" if length else "empty integer")
+        elif kind == _REFUSED:
+            raise Malformed(_REFUSED_TAGS[tag])
+        elif kind == _END:
+            # End of contents: closes the innermost node of indefinite length, and nothing else may.
+            if length or end is not None:
+                raise Malformed("stray end of contents")
+            end = open_ends.pop()
+            bound = _bound(end, open_ends, size)
+        position += length
         if not open_ends and position != size:
             raise Malformed("bytes after the end")
 
