@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
@@ -21,6 +22,9 @@ from pki.models import (
     IssuerKeyState,
     RevocationReason,
 )
+from vault.sealed import SealError
+
+logger = logging.getLogger(__name__)
 
 # A list is valid for a week (per issuer) and replaced every day.
 REPUBLISH_AFTER = timedelta(hours=24)
@@ -135,7 +139,10 @@ def current_crl(issuer_key: IssuerKey) -> Crl:
 
 
 def publish_due_crls(now: datetime) -> int:
-    """Publish the lists that are missing or older than a day; returns how many."""
+    """Publish the lists that are missing or older than a day; returns how many.
+
+    A key that cannot be opened is logged, and the others get their lists all the same.
+    """
     due = (
         IssuerKey.objects.filter(private_key_sealed__isnull=False, state__in=_ANSWERED_FOR)
         .annotate(published_at=Max("crls__this_update"))
@@ -143,4 +150,12 @@ def publish_due_crls(now: datetime) -> int:
         .filter(certificates__is_current=True)
         .distinct()
     )
-    return len([publish_crl(issuer_key, now) for issuer_key in due])
+    published = 0
+    for issuer_key in due:
+        try:
+            publish_crl(issuer_key, now)
+        except (keys.KeyUnavailable, SealError):
+            logger.exception("no CRL of %s: its private key cannot be opened", issuer_key)
+        else:
+            published += 1
+    return published

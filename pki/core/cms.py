@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -93,11 +93,11 @@ class SignedContent:
     ``digest_algorithm``: ``sha1``, ``sha256``, ``sha384`` or ``sha512``.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     content_type: str
-    signer: bytes
-    certificates: tuple[bytes, ...]
-    attributes: Mapping[str, tuple[bytes, ...]] | None
+    signer: bytes = field(repr=False)
+    certificates: tuple[bytes, ...] = field(repr=False)
+    attributes: Mapping[str, tuple[bytes, ...]] | None = field(repr=False)
     digest_algorithm: str
 
 
@@ -105,7 +105,7 @@ class SignedContent:
 class Decrypted:
     """The content of an EnvelopedData, and the cipher that carried it, e.g. ``aes128_cbc``."""
 
-    content: bytes
+    content: bytes = field(repr=False)
     cipher: str
 
 

@@ -352,6 +352,10 @@ def test_encrypting_to_who_cannot_decrypt(ec_party: Party) -> None:
         encrypt(CONTENT, recipient=b"\x30\x00", random=secrets.token_bytes)
 
 
+def test_what_was_secret_is_not_in_a_repr(rsa_party: Party, envelope: Envelope) -> None:
+    assert "request" not in repr(opened(envelope.encoded(), rsa_party))
+
+
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_refused(rsa_party: Party, data: bytes) -> None:
     with pytest.raises(CmsError):

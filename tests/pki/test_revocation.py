@@ -131,6 +131,15 @@ def test_a_missing_list_is_made(issuer: Issuer) -> None:
     assert current_crl(issuers.current_key(issuer)).number == 2
 
 
+def test_a_key_that_does_not_open_does_not_stop_the_others(issuer: Issuer) -> None:
+    other = create_issuer("aaa", "Other", algorithm="EC-P256", actor=ACTOR, now=NOW)
+    other.keys.update(private_key_sealed=b"\x01" * 60)
+    later = NOW + timedelta(days=2)
+    assert publish_due_crls(later) == 1
+    assert current_crl(issuers.current_key(issuer)).this_update == later
+    assert current_crl(issuers.current_key(other)).this_update == NOW
+
+
 def test_earlier_generations_keep_their_list(issuer: Issuer) -> None:
     issuer.keys.update(state=IssuerKeyState.PREVIOUS)
     assert publish_due_crls(NOW + timedelta(days=2)) == 1

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from asn1crypto import parser
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki.core import asn1
+from pki.core import asn1, cms
+from pki.core.certificates import load_certificates
+from pki.core.csr import decode_signing_request
+from pki.core.path import verify_issued_by
+from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Limits, Malformed, scan
+from tests.pki.conftest import Party
 
 
 def nested(depth: int, inner: bytes = b"\x05\x00") -> bytes:
@@ -181,3 +191,26 @@ def test_a_changed_byte_gives_a_tree_or_malformed(data: bytes, position: int, va
 def test_cut_off_anywhere_is_malformed(data: bytes, position: int) -> None:
     with pytest.raises(Malformed):
         scan(data[: position % len(data)])
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_every_reader_looks_first(name: str, rsa_party: Party) -> None:
+    """C11: whatever takes bytes of strangers refuses them by the scan, before a parser sees them."""
+    data, reason = BOMBS[name]
+    certificate, key = rsa_party.certificate, rsa_party.key
+    assert isinstance(key, rsa.RSAPrivateKey)
+    readers: list[Callable[[bytes], object]] = [
+        cms.verify_signed_data,
+        cms.decode_signed_data,
+        cms.certificates_of,
+        partial(cms.decrypt, recipient=certificate, private_key=key, random=secrets.token_bytes),
+        decode_signing_request,
+        lambda data: verify_issued_by(data, certificate),
+    ]
+    for read in readers:
+        with pytest.raises(Malformed, match=reason):
+            read(data)
+    with pytest.raises(KeyRefused):
+        verify_key(data)
+    with pytest.raises(Malformed):
+        load_certificates(data)
