@@ -6,34 +6,12 @@ From then on the earlier ones of that enrollment are refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from devices.models import Channel, Enrollment, Identity, IdentityState
 from pki.models import Certificate, CertificateStatus
 
 MAX_RENEWALS = 50
-_HEAVY = (
-    "certificate__der",
-    "certificate__issuer_key__private_key_sealed",
-    "certificate__issuer_key__public_key",
-    "enrollment__device__information",
-    "enrollment__device__security",
-)
-
-
-def find(sha256: str, *, also: Sequence[str] = ()) -> Identity | None:
-    """The pinned identity with this fingerprint (lower-case hexadecimal), in one query.
-
-    It comes with its certificate and issuer, its enrollment and its device; ``also`` names further
-    relations to bring along. Whether the certificate is still good is for ``pki.trust`` to say.
-    """
-    return (
-        Identity.objects.select_related("certificate__issuer_key__issuer", "enrollment__device", *also)
-        .defer(*_HEAVY)
-        .filter(sha256=sha256)
-        .first()
-    )
 
 
 def pin(enrollment: Enrollment, certificate: Certificate, now: datetime) -> Identity:

@@ -15,11 +15,11 @@ from datetime import datetime
 from django.conf import settings
 from django.http import HttpRequest
 
-from devices import identity as identities
 from devices.models import Enrollment, Identity, IdentityState
 from mdm.answers import Rejected
 from mdm.core.headers import HeaderError, decode_client_certificate, decode_signature
 from mdm.proxies import is_trusted
+from mdm.statements import find_identity
 from pki import trust
 from pki.core.cms import CmsError, verify_signed_data
 from pki.models import Certificate, Purpose
@@ -30,10 +30,12 @@ class Presented:
     """A verified, current, unrevoked device certificate, and what it is pinned to.
 
     ``identity`` is None for a certificate that was never used here: fresh, renewed, or of a foreign issuer.
+    ``push_state``: of the device channel's row in the outbox, empty where there is none.
     """
 
     certificate: Certificate
     identity: Identity | None
+    push_state: str = ""
 
     @property
     def enrollment(self) -> Enrollment | None:
@@ -57,16 +59,17 @@ def pinned(der: bytes, now: datetime) -> Presented | None:
 
     Raises :class:`Rejected`.
     """
-    found = identities.find(hashlib.sha256(der).hexdigest(), also=("enrollment__push",))
+    found = find_identity(hashlib.sha256(der).hexdigest())
     if found is None:
         return None
+    identity = found.identity
     try:
-        trust.verify_record(found.certificate, purpose=Purpose.MDM_IDENTITY, now=now)
+        trust.verify_record(identity.certificate, purpose=Purpose.MDM_IDENTITY, now=now)
     except trust.Untrusted as error:
-        raise Rejected(f"certificate {error.reason}", target=found.enrollment) from error
-    if found.state != IdentityState.ACTIVE:
-        raise Rejected("certificate superseded", target=found.enrollment)
-    return Presented(found.certificate, found)
+        raise Rejected(f"certificate {error.reason}", target=identity.enrollment) from error
+    if identity.state != IdentityState.ACTIVE:
+        raise Rejected("certificate superseded", target=identity.enrollment)
+    return Presented(identity.certificate, identity, found.push_state)
 
 
 def unpinned(der: bytes, now: datetime) -> Presented:

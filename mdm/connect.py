@@ -39,7 +39,7 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
     if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
-    if presented.identity is not None and _nothing_to_do(owner, channel.user_id, report, now):
+    if presented.identity is not None and _nothing_to_do(presented, owner, channel.user_id, report, now):
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
     with transaction.atomic():
@@ -54,12 +54,13 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
     return reply
 
 
-def _nothing_to_do(owner: Enrollment, user_id: str, report: Report, now: datetime) -> bool:
+def _nothing_to_do(
+    presented: Presented, owner: Enrollment, user_id: str, report: Report, now: datetime
+) -> bool:
     """The device channel is idle, no push is under way for it and nothing is queued."""
-    if user_id or report.status is not Status.IDLE:
+    if user_id or report.status is not Status.IDLE or presented.push_state not in ("", PushState.IDLE):
         return False
-    push = getattr(owner, "push", None)
-    return (push is None or push.state == PushState.IDLE) and not queue.has_outstanding(owner, now=now)
+    return not queue.has_outstanding(owner, now=now)
 
 
 def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime) -> Reply:

@@ -7,7 +7,6 @@ header, and ``pki.trust`` what the certificate is worth.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from urllib.parse import unquote_to_bytes
@@ -18,8 +17,6 @@ MAX_HEADER = 32_768
 """Characters; certificates of devices take about 2,000."""
 MAX_SIGNATURE = 65_536
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_BLANK = re.compile(r"[ \t\r\n]+")
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _XFCC_PAIR = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)\s*')
 
@@ -36,7 +33,7 @@ def decode_signature(value: str) -> bytes:
     """The CMS message of an ``Mdm-Signature``: Base64, white space allowed. Raises :class:`HeaderError`."""
     if len(value) > MAX_SIGNATURE:
         raise HeaderError("Mdm-Signature is too long")
-    return _base64(_BLANK.sub("", value), "Mdm-Signature is not Base64")
+    return _base64("".join(value.split()), "Mdm-Signature is not Base64")
 
 
 def decode_client_certificate(header: str, value: str) -> bytes:
@@ -118,17 +115,18 @@ def _pem(text: bytes) -> bytes:
     text = text.strip(b" \t\r\n")
     if len(text) <= len(_BEGIN) + len(_END) or not (text.startswith(_BEGIN) and text.endswith(_END)):
         raise HeaderError("client certificate header is not exactly one PEM certificate")
-    inside = _BLANK.sub("", text[len(_BEGIN) : -len(_END)].decode("latin-1"))
+    inside = "".join(text[len(_BEGIN) : -len(_END)].decode("latin-1").split())
     return _base64(inside, "client certificate header is not exactly one PEM certificate")
 
 
 def _base64(text: str, complaint: str) -> bytes:
-    if not _BASE64.fullmatch(text):
-        raise HeaderError(complaint)
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
         raise HeaderError(complaint) from None
+    if not decoded:
+        raise HeaderError(complaint)
+    return decoded
 
 
 def _certificate(der: bytes) -> bytes:
