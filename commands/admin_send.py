@@ -1,12 +1,14 @@
 """The page "Send a command": for whom, which, what it says, confirm. Nothing goes out before the last step.
 
 Entry: ``admin:commands_command_send`` with ``?devices=1,2,3`` (primary keys), ``?group=5`` or ``?all=1``, and
-``&command=DeviceLock`` where the command is known already. The steps after it are POSTs.
+``&command=DeviceLock`` where the command is known already. The steps after it are POSTs. For devices that are
+too many for an address, :func:`address_for` keeps them in the session.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,9 @@ from commands.models import Command, CommandSource
 from commands.sending import Draft, NoTargets, Targets
 from devices.models import Channel, DeviceGroup, Enrollment, EnrollmentState
 
+MAX_IN_ADDRESS = 200
+SELECTION = "commands.selection"
+
 
 @sensitive_post_parameters()
 def send(request: HttpRequest) -> HttpResponse:
@@ -44,7 +49,7 @@ def send(request: HttpRequest) -> HttpResponse:
         return _confirmed(request)
     values = request.POST if request.method == "POST" else request.GET
     try:
-        targets = Targets.read(values)
+        targets = _remembered(request) if "selection" in request.GET else Targets.read(values)
         heading = targets.words()
     except NoTargets:
         return _ask_for_whom(request)
@@ -197,6 +202,24 @@ def _enqueue(request: HttpRequest, draft: Draft) -> HttpResponse:
 
 
 # Pieces
+
+
+def address_for(request: HttpRequest, device_ids: Sequence[int]) -> str:
+    """The address of this page for these devices, however many they are."""
+    page = reverse("admin:commands_command_send")
+    if len(device_ids) <= MAX_IN_ADDRESS:
+        return f"{page}?devices={','.join(map(str, device_ids))}"
+    key = uuid.uuid4().hex
+    request.session[SELECTION] = {"key": key, "devices": [int(pk) for pk in device_ids]}
+    return f"{page}?selection={key}"
+
+
+def _remembered(request: HttpRequest) -> Targets:
+    """What :func:`address_for` kept; the last selection only."""
+    kept = request.session.get(SELECTION) or {}
+    if not kept.get("devices") or kept.get("key") != request.GET["selection"]:
+        raise NoTargets
+    return Targets("devices", tuple(kept["devices"]))
 
 
 def actor_of(request: HttpRequest) -> Actor:

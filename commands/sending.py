@@ -7,7 +7,7 @@ import binascii
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -70,6 +70,14 @@ class Targets:
         enrolled = Enrollment.objects.filter(channel=Channel.DEVICE, state=EnrollmentState.ENROLLED)
         chosen = Device.objects.filter(pk__in=enrolled.values("device_id"))
         return chosen.filter(groups=self.ids[0]) if self.kind == "group" else chosen
+
+    def in_batches(self) -> Iterator[QuerySet[Device]]:
+        """The same in pieces that fit into one statement."""
+        if self.kind != "devices":
+            yield self.devices()
+            return
+        for start in range(0, len(self.ids), enqueueing.BATCH):
+            yield Device.objects.filter(pk__in=self.ids[start : start + enqueueing.BATCH])
 
     def device_ids(self) -> list[int]:
         """Primary keys, also of devices that are gone where they were named."""
@@ -144,8 +152,7 @@ def warnings(request_type: str, targets: Targets) -> list[str]:
     if known is None:
         return [*queue.warnings_about(request_type)]
     strangers, unsupervised = 0, 0
-    groups = targets.devices().order_by().values_list("platform", "supervised").annotate(count=Count("pk"))
-    for platform, supervised, count in groups:
+    for (platform, supervised), count in _kinds(targets).items():
         if not known.knows(platform):
             strangers += count
         elif supervised is False and _needs_supervision(known, platform):
@@ -170,6 +177,16 @@ def warnings(request_type: str, targets: Targets) -> list[str]:
             % {"count": unsupervised}
         )
     return found
+
+
+def _kinds(targets: Targets) -> Counter[tuple[str, bool | None]]:
+    """How many of the devices are of which platform, and supervised or not."""
+    kinds: Counter[tuple[str, bool | None]] = Counter()
+    for devices in targets.in_batches():
+        rows = devices.order_by().values_list("platform", "supervised").annotate(count=Count("pk"))
+        for platform, supervised, count in rows:
+            kinds[platform, supervised] += count
+    return kinds
 
 
 def _needs_supervision(known: RequestType, platform: str) -> bool:

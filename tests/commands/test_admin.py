@@ -15,12 +15,12 @@ import time_machine
 from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audit.models import AuditEvent
-from commands import queue
+from commands import admin_send, queue
 from commands.core.catalogue import REQUEST_TYPES
 from commands.forms import form_for, has_own_form
 from commands.models import Command, CommandDelivery
@@ -414,6 +414,26 @@ def test_for_a_group_and_for_all(alice: Client) -> None:
 def test_addresses_that_name_nobody(alice: Client, query: str) -> None:
     with no_change():
         assert "For whom?" in page(alice.get(f"{SEND}?{query}"))
+
+
+def test_a_selection_too_large_for_an_address(alice: Client, rf: RequestFactory) -> None:
+    fleet = enrolled(201)
+    ids = [row.device_id for row in fleet]
+    request = rf.get("/")
+    request.session = alice.session
+    assert admin_send.address_for(request, ids[:2]) == f"{SEND}?devices={ids[0]},{ids[1]}"
+    address = admin_send.address_for(request, ids)
+    request.session.save()
+    assert len(address) < 100
+    which = page(alice.get(address))
+    assert "Send a command to 201 devices" in which
+    assert "For whom?" in page(alice.get(f"{SEND}?selection=another"))
+    assert "For whom?" in page(person("add_command").get(address))
+    found = re.search(r'name="devices" value="([0-9,]+)"', which)
+    assert found
+    command = send(alice, {"devices": found[1]}, "ProfileList", {})
+    assert command is not None
+    assert command.targets == 201
 
 
 def test_devices_that_are_gone_are_said_to_be(alice: Client) -> None:
