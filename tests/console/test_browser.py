@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.urls import NoReverseMatch, reverse
 
-from tests.console.fleet import make_fleet, make_push_certificate, make_records
+from tests.console.fleet import Fleet, make_fleet, make_push_certificate, make_records
 from tests.console.screens import Visitor, chromium, visitor
 
 pytestmark = [
@@ -48,9 +48,30 @@ def pages() -> list[tuple[str, str]]:
     return found
 
 
-def look_around(guest: Visitor, suffix: str) -> None:
+def forms(fleet: Fleet) -> list[tuple[str, str]]:
+    """Pages that ask before they act."""
+    device, certificate = fleet.devices[0].pk, fleet.certificates[0].pk
+    return [
+        ("make-token", reverse("admin:api_apitoken_add")),
+        ("make-challenges", reverse("admin:scep_challenge_add")),
+        ("make-issuer", reverse("admin:pki_issuer_add")),
+        ("trust-issuer", reverse("admin:pki_issuer_trust")),
+        ("make-way-to-enrol", reverse("admin:enrollment_enrollmentprofile_add")),
+        ("request-push", reverse("admin:push_pushcertificate_request")),
+        ("import-push", reverse("admin:push_pushcertificate_import")),
+        ("send-what", f"{reverse('admin:commands_command_send')}?devices={device}"),
+        ("send-lock", f"{reverse('admin:commands_command_send')}?devices={device}&request_type=DeviceLock"),
+        ("revoke", reverse("admin:pki_certificate_revoke", args=[certificate])),
+        ("search-none", f"{reverse('admin:devices_device_changelist')}?q=nobody"),
+    ]
+
+
+def look_around(guest: Visitor, suffix: str, *, narrow: bool = False) -> None:
     for name, path in pages():
         guest.open(path)
+        if narrow:
+            wider = guest.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert wider <= 0, f"{path} is wider than the screen"
         guest.picture(f"{name}-{suffix}", whole=not name.endswith("-list"))
 
 
@@ -65,6 +86,9 @@ def test_pages_with_much_data(live_server: object, administrator: User, theme: s
         guest.picture(f"login-{theme}")
         guest.sign_in(administrator.username, PASSWORD)
         look_around(guest, f"{theme}-much")
+        for name, path in forms(fleet):
+            guest.open(path)
+            guest.picture(f"form-{name}-{theme}")
         assert guest.trouble == []
         assert guest.foreign == []
 
@@ -79,12 +103,14 @@ def test_pages_of_an_empty_server(live_server: object, administrator: User) -> N
 
 def test_pages_on_a_phone(live_server: object, administrator: User) -> None:
     now = datetime.now(UTC)
-    fleet = make_fleet(8, now)
+    fleet = make_fleet(30, now)
     make_push_certificate(now, days=5)
-    make_records(fleet, now) if len(fleet.devices) >= 30 else None
+    make_records(fleet, now)
     with visitor(str(live_server), width=390, height=844) as guest:
         guest.sign_in(administrator.username, PASSWORD)
-        look_around(guest, "phone")
+        look_around(guest, "phone", narrow=True)
+        guest.open("/admin/")
+        guest.page.click(".menu summary")
+        guest.page.wait_for_selector(".menu nav a")
+        guest.picture("menu-phone", whole=False)
         assert guest.trouble == []
-        overflow = guest.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert overflow <= 0
