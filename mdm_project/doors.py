@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, get_resolver
 
 from mdm_project.threshold import CLIENT_ADDRESS
@@ -55,6 +55,8 @@ def respond(request: HttpRequest) -> HttpResponse:
         logger.exception("fault at %s", request.path)
         response = HttpResponse(status=500, content_type="text/plain")
     response.headers.setdefault("Cache-Control", "no-store")
+    if not response.streaming:
+        response.headers["Content-Length"] = str(len(response.content))
     return response
 
 
@@ -67,7 +69,16 @@ class Doors:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if DEVICE_PATHS.match(environ.get("PATH_INFO", "")):
-            return self.devices(environ, start_response)
+            return _at_once(self.devices(environ, start_response))
         # People's pages need the client's address only, never whether the peer may pass certificates.
         environ["REMOTE_ADDR"] = environ.get(CLIENT_ADDRESS, environ.get("REMOTE_ADDR", ""))
-        return self.people(environ, start_response)
+        return _at_once(self.people(environ, start_response))
+
+
+def _at_once(response: HttpResponseBase) -> Iterable[bytes]:
+    """A body that is complete goes out as one piece, and the request is over for Django before it is sent."""
+    if not isinstance(response, HttpResponse):
+        return response
+    body = response.content
+    response.close()
+    return [body]

@@ -63,6 +63,7 @@ def test_devices_get_no_cookie_no_page_and_no_401(
 ) -> None:
     status, headers, body = ask(running_server, path, method=method, body=b"x" if method != "GET" else None)
     assert "Set-Cookie" not in headers
+    assert headers["Content-Length"] == str(len(body))
     assert status != 401
     assert status < 500, running_server.output[-3000:]
     assert b"<html" not in body.lower()
