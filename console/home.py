@@ -157,7 +157,7 @@ def _device_tiles(fleet: dict[str, int], now: datetime) -> list[Tile]:
             _("Enrolled devices"),
             fleet["enrolled"],
             _("under management now"),
-            _list("devices_enrollment", enrolled),
+            _devices(),
         ),
         Tile(
             _("Not seen for 7 days"),
@@ -188,18 +188,23 @@ def _platforms() -> list[Part]:
         .order_by("-number")
     )
     return [
-        Part(platform or _("unknown"), number, "good", _list("devices_device", {"platform__exact": platform}))
+        Part(platform or _("unknown"), number, "good", _devices(platform__exact=platform))
         for platform, number in rows
     ]
 
 
 def _contact(fleet: dict[str, int]) -> list[Part]:
     return [
-        Part(_("last 24 hours"), fleet["seen_1"], "good"),
-        Part(_("1 to 7 days ago"), fleet["seen_7"] - fleet["seen_1"], "good"),
-        Part(_("7 to 30 days ago"), fleet["seen_30"] - fleet["seen_7"], "wait"),
-        Part(_("longer ago"), fleet["enrolled"] - fleet["seen_30"], "bad"),
+        Part(_("last 24 hours"), fleet["seen_1"], "good", _devices(seen="day")),
+        Part(_("1 to 7 days ago"), fleet["seen_7"] - fleet["seen_1"], "good", _devices(seen="week")),
+        Part(_("7 to 30 days ago"), fleet["seen_30"] - fleet["seen_7"], "wait", _devices(seen="month")),
+        Part(_("longer ago"), fleet["enrolled"] - fleet["seen_30"], "bad", _devices(seen="longer")),
     ]
+
+
+def _devices(**more: str) -> str:
+    """The list of enrolled devices, narrowed down."""
+    return _list("devices_device", {"enrolment": EnrollmentState.ENROLLED.value, **more})
 
 
 # --- commands, certificates, refusals ---

@@ -281,9 +281,9 @@ def _enrollment(device: Device, chance: random.Random, now: datetime) -> Enrollm
     state = EnrollmentState.ENROLLED
     seen = now - timedelta(minutes=chance.randint(0, 1200))
     if dice < 0.08:
-        seen = now - timedelta(days=chance.randint(8, 60))
+        seen = now - timedelta(days=chance.randint(8, 60), hours=3)
     elif dice < 0.2:
-        seen = now - timedelta(days=chance.randint(1, 6))
+        seen = now - timedelta(days=chance.randint(1, 6), hours=3)
     elif dice < 0.22:
         state = EnrollmentState.QUARANTINED
     elif dice < 0.26:

@@ -65,6 +65,15 @@ def test_every_tile_opens_the_rows_that_it_counts(browser: Client, fleet: Fleet,
         assert tile.count, f"the fleet has none of these: {tile.title}"
 
 
+def test_every_bar_opens_the_devices_that_it_counts(browser: Client, fleet: Fleet, now: datetime) -> None:
+    board = home.board(User.objects.get(username="ada"), now)
+    assert len(board.contact) == 4
+    assert board.platforms
+    for part in (*board.platforms, *board.contact):
+        rows = browser.get(part.url).context["cl"].queryset
+        assert rows.count() == part.count, part.label
+
+
 def test_nothing_is_due_the_moment_it_is_not(administrator: User, fleet: Fleet, now: datetime) -> None:
     Enrollment.objects.update(state=EnrollmentState.ENROLLED, last_seen_at=now - timedelta(days=7))
     assert tile(home.board(administrator, now), "Not seen for 7 days").count == 0

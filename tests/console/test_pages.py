@@ -217,7 +217,7 @@ def spoil(fleet: Fleet) -> None:
 
 
 def _fields(constraint: models.BaseConstraint) -> tuple[str, ...]:
-    return constraint.fields if isinstance(constraint, models.UniqueConstraint) else ()
+    return tuple(constraint.fields) if isinstance(constraint, models.UniqueConstraint) else ()
 
 
 @every_model
