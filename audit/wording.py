@@ -12,10 +12,16 @@ from audit.models import AuditEvent, Refusal
 # Only what the rule below would say badly; "certificate.revoked" is "Certificate revoked" by itself.
 ACTIONS: dict[str, str | Promise] = {
     "api_token.created": _("API token created"),
+    "api_token.deleted": _("API token deleted"),
     "api_token.revoked": _("API token revoked"),
     "command.enqueued": _("Command queued"),
-    "crl.published": _("CRL published"),
-    "scep.refused": _("SCEP request refused"),
+    "command.resent": _("Command sent again"),
+    "device.groups_changed": _("Groups of a device changed"),
+    "device_group.devices_added": _("Devices put into a group"),
+    "device_group.devices_removed": _("Devices taken out of a group"),
+    "enrollment.identity_renewed": _("Device identity renewed"),
+    "scep.challenge_reused": _("SCEP challenge presented again"),
+    "secret.revealed": _("Secret shown"),
 }
 SURFACES: dict[str, str | Promise] = {
     "mdm": _("Check-in and connect"),
@@ -27,10 +33,10 @@ SURFACES: dict[str, str | Promise] = {
 
 
 def action_in_words(action: str) -> str:
-    """``device_group.renamed`` → ``Device group renamed``."""
+    """``device_group.renamed`` → ``Device group renamed``; names of the code become words of the console."""
     if action in ACTIONS:
         return str(ACTIONS[action])
-    words = action.replace(".", " ").replace("_", " ").strip()
+    words = action.replace(".", " ").replace("_", " ").replace("enrollment", "enrolment").strip()
     return words[:1].upper() + words[1:]
 
 

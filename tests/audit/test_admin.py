@@ -36,6 +36,8 @@ def test_actions_in_words() -> None:
     assert action_in_words("certificate.revoked") == "Certificate revoked"
     assert action_in_words("device_group.renamed") == "Device group renamed"
     assert action_in_words("api_token.created") == "API token created"
+    assert action_in_words("enrollment_profile.changed") == "Enrolment profile changed"
+    assert action_in_words("secret.revealed") == "Secret shown"
     assert action_in_words("") == ""
     assert surface_in_words("mdm") == "Check-in and connect"
     assert surface_in_words("new") == "new"
