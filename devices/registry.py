@@ -146,8 +146,8 @@ def _first_time(
     certificate: Certificate, message: Authenticate, may_replace: bool, body_digest: bytes, now: datetime
 ) -> Outcome:
     """A certificate that enrolled nothing yet."""
-    device = _device(message)
-    live = live_enrollment(device)
+    device, is_new = _device(message)
+    live = None if is_new else live_enrollment(device)
     if live is not None and not may_replace and live.erase_acknowledged_at is None:
         return _quarantine(device, certificate, message, body_digest, now)
     dropped: tuple[Enrollment, ...] = ()
@@ -155,7 +155,8 @@ def _first_time(
         reason = "erased and enrolled again" if live.erase_acknowledged_at else "enrolled again as approved"
         dropped = _end(lock(live), EnrollmentState.REPLACED, reason, now)
     enrollment = _create(device, certificate, message, EnrollmentState.AUTHENTICATED, now)
-    _update_device(device, message)
+    if not is_new:
+        _update_device(device, message)
     _leave_receipt(enrollment, body_digest, now)
     _record(enrollment, "enrollment.authenticated", details={"certificate": certificate.serial_number})
     return Outcome(enrollment, Kind.NEW, dropped)
@@ -185,11 +186,10 @@ def _renewed(
 ) -> Outcome:
     """A renewed certificate of a known enrollment: everything stays, the earlier certificates go."""
     enrollment = adopt(enrollment, certificate, now)
+    accept_once(enrollment, body_digest, now)
     if enrollment.state == EnrollmentState.QUARANTINED:
-        _leave_receipt(enrollment, body_digest, now)
         return Outcome(enrollment, Kind.QUARANTINED)
     _update_device(enrollment.device, message)
-    _leave_receipt(enrollment, body_digest, now)
     return Outcome(enrollment, Kind.RENEWED)
 
 
@@ -230,14 +230,15 @@ def _start_over(enrollment: Enrollment) -> Enrollment:
     return enrollment
 
 
-def _device(message: Authenticate) -> Device:
-    """The device row, locked; a new one for a UDID never seen."""
-    device, _created = Device.objects.get_or_create(
-        udid=message.udid, defaults={"user_enrollment": message.user_enrollment}
+def _device(message: Authenticate) -> tuple[Device, bool]:
+    """The device row, locked; and whether it is a new one, for a UDID never seen."""
+    device, is_new = Device.objects.get_or_create(
+        udid=message.udid, defaults={"user_enrollment": message.user_enrollment, **_facts(message)}
     )
-    device = Device.objects.select_for_update().get(pk=device.pk)
+    if not is_new:
+        device = Device.objects.select_for_update().get(pk=device.pk)
     _verify_same_device(device, message)
-    return device
+    return device, is_new
 
 
 def _create(
@@ -258,7 +259,17 @@ def _create(
 
 def _update_device(device: Device, message: Authenticate) -> None:
     """Take over what the message says; what it leaves out stays."""
-    said = {
+    said = _facts(message)
+    changed = [field for field, value in said.items() if value and getattr(device, field) != value]
+    for field in changed:
+        setattr(device, field, said[field])
+    if changed:
+        device.save(update_fields=changed)
+
+
+def _facts(message: Authenticate) -> dict[str, str]:
+    """The columns of a device that the message fills."""
+    return {
         "serial_number": message.serial_number,
         "name": message.name,
         "product_name": message.product_name,
@@ -269,11 +280,6 @@ def _update_device(device: Device, message: Authenticate) -> None:
         "meid": message.meid,
         "platform": platform_of(message.product_name),
     }
-    changed = [field for field, value in said.items() if value and getattr(device, field) != value]
-    for field in changed:
-        setattr(device, field, said[field])
-    if changed:
-        device.save(update_fields=changed)
 
 
 def adopt(enrollment: Enrollment, certificate: Certificate, now: datetime) -> Enrollment:
@@ -501,8 +507,9 @@ def accept_once(enrollment: Enrollment, digest: bytes, now: datetime) -> bool:
 
 
 def _leave_receipt(enrollment: Enrollment, digest: bytes, now: datetime) -> None:
-    CheckinReceipt.objects.get_or_create(
-        enrollment=enrollment, digest=digest, epoch=enrollment.epoch, defaults={"received_at": now}
+    """The caller has looked, under the lock of the enrollment, that there is none."""
+    CheckinReceipt.objects.create(
+        enrollment=enrollment, digest=digest, epoch=enrollment.epoch, received_at=now
     )
 
 

@@ -33,10 +33,14 @@ def check_in(presented: Presented, message: Mapping[str, Any], digest: bytes, no
     except messages.CheckinError as error:
         raise Rejected("bad check-in message", detail=error.reason) from error
     try:
-        with transaction.atomic():
-            return _answer(presented, decoded, digest, now)
+        # A certificate that is new here comes in the transaction that took it up.
+        with transaction.atomic(savepoint=presented.identity is not None):
+            reply = _answer(presented, decoded, digest, now)
     except registry.Refused as error:
         raise Rejected(error.reason, target=presented.enrollment) from error
+    if presented.enrollment is not None:
+        registry.seen(presented.enrollment.pk, presented.enrollment.last_seen_at, now)
+    return reply
 
 
 def _answer(presented: Presented, message: messages.Message, digest: bytes, now: datetime) -> Reply:
@@ -164,7 +168,7 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
             reason="no active push certificate has the topic that the device subscribed to",
             details={"topic": enrollment.topic},
         )
-    questions.ask_inventory([enrollment.pk], now)
+    questions.ask_inventory([enrollment.pk], now, unless_queued=False)
 
 
 def _check_out(presented: Presented, message: messages.CheckOut, now: datetime) -> Reply:

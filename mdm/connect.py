@@ -42,7 +42,7 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
     if presented.identity is not None and _nothing_to_do(presented, owner, channel.user_id, report, now):
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
-    with transaction.atomic():
+    with transaction.atomic(savepoint=presented.identity is not None):
         owner = adopt_renewed(presented, owner, now)
         enrollment = addressed(owner, channel)
         if enrollment is None:

@@ -19,10 +19,12 @@ STALE = timedelta(days=3)
 """A question that is not answered by then is dropped: the next one asks the same."""
 
 
-def ask_inventory(enrollment_ids: Iterable[int], now: datetime, *, actor: Actor = SERVER) -> int:
+def ask_inventory(
+    enrollment_ids: Iterable[int], now: datetime, *, actor: Actor = SERVER, unless_queued: bool = True
+) -> int:
     """Queue both questions for these enrollments, in the caller's transaction. Returns how many are asked.
 
-    Who is being asked already is not asked again.
+    Who is being asked already is not asked again, with ``unless_queued``.
     """
     ids = list(enrollment_ids)
     if not ids:
@@ -37,7 +39,7 @@ def ask_inventory(enrollment_ids: Iterable[int], now: datetime, *, actor: Actor 
             actor=actor,
             now=now,
             expires_at=now + STALE,
-            unless_queued=True,
+            unless_queued=unless_queued,
         )
         asked = max(asked, enqueued.queued)
     return asked

@@ -687,3 +687,12 @@ def test_two_certificates_of_one_session_are_one_enrollment(issuer: Issuer) -> N
     second.udid = first.udid
     assert second.check_in(second.authenticate_message()).status == 200
     assert Enrollment.objects.filter(binding=binding).count() == 1
+
+
+def test_a_check_in_is_contact(enrolled_a: Device) -> None:
+    long_ago = timezone.now() - timedelta(hours=1)
+    Enrollment.objects.update(last_seen_at=long_ago)
+    enrolled_a.check_in(enrolled_a.message(MessageType="GetBootstrapToken"))
+    seen = enrollment_of(enrolled_a).last_seen_at
+    assert seen is not None
+    assert seen > long_ago
