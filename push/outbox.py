@@ -264,8 +264,7 @@ def give_back(
     rows = PushRequest.objects.filter(lease_owner=owner)
     rows = rows if ids is None else rows.filter(pk__in=ids)
     with transaction.atomic():
-        _lock_in_order(rows)
-        return rows.update(
+        return _in_order(rows).update(
             state=state, due_at=due_at, last_result=result[:200], lease_owner=None, lease_until=None
         )
 
@@ -274,27 +273,30 @@ def hold(topic: str, reason: str) -> int:
     """Hold every due push of a topic, also what a sender has leased, in one UPDATE. Returns how many."""
     due = PushRequest.objects.filter(state=PushState.DUE, enrollment__topic=topic)
     with transaction.atomic():
-        _lock_in_order(due)
-        return due.update(state=PushState.HELD, last_result=reason[:200], lease_owner=None, lease_until=None)
+        return _in_order(due).update(
+            state=PushState.HELD, last_result=reason[:200], lease_owner=None, lease_until=None
+        )
 
 
 def release(topic: str, *, now: datetime) -> int:
     """Make every held push of a topic due, and wake a worker. Returns how many."""
     with transaction.atomic():
         held = PushRequest.objects.filter(state=PushState.HELD, enrollment__topic=topic)
-        _lock_in_order(held)
-        released = held.update(state=PushState.DUE, due_at=now)
+        released = _in_order(held).update(state=PushState.DUE, due_at=now)
         if released:
             transaction.on_commit(wake, robust=True)
     return released
 
 
-def _lock_in_order(rows: models.QuerySet[PushRequest]) -> None:
-    """Lock rows by rising id, as every writer of many rows does: without it two of them could deadlock."""
-    if connection.features.has_select_for_update:
-        ordered = rows.order_by("pk").select_for_update(no_key=True, of=("self",))
-        for _pk in ordered.values_list("pk", flat=True).iterator():
-            pass
+def _in_order(rows: models.QuerySet[PushRequest]) -> models.QuerySet[PushRequest]:
+    """The same rows, locked by rising id in the statement that changes them.
+
+    Every writer of many rows does so; without it two of them could deadlock.
+    """
+    if not connection.features.has_select_for_update:
+        return rows
+    ordered = rows.order_by("pk").select_for_update(no_key=True, of=("self",))
+    return PushRequest.objects.filter(pk__in=ordered.values("pk"))
 
 
 def wake() -> None:

@@ -50,7 +50,7 @@ def certificate(db: None, push_door: ApnsStandIn, now: datetime) -> PushCertific
 
 
 def import_for(apns: ApnsStandIn, topic: str, now: datetime, **options: object) -> PushCertificate:
-    pem, key = apns.authority.push_certificate(topic)
+    pem, key = apns.authority.quick_push_certificate(topic)
     return certificates.import_certificate(pem + key, actor=ADMIN, now=now, **options)  # type: ignore[arg-type]
 
 

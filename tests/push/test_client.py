@@ -47,7 +47,7 @@ def pushes(count: int) -> list[Notification]:
 
 
 def make_client(apns: ApnsStandIn, topic: str = TOPIC, connections: int = 1) -> ApnsClient:
-    certificate, key = apns.authority.push_certificate(topic)
+    certificate, key = apns.authority.quick_push_certificate(topic)
     return ApnsClient(certificate, key, apns.url, apns.ca_file, connections)
 
 

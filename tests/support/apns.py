@@ -41,6 +41,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -206,6 +207,11 @@ class Authority:
         built = self._build(x509.Name(names), subject_key, not_before=not_before, not_after=not_after)
         return _pem(built), _key_pem(key) if key is not None else b""
 
+    def quick_push_certificate(self, topic: str) -> tuple[bytes, bytes]:
+        """The same with one key for the whole process, where its making would only cost time."""
+        key = _shared_key()
+        return self.push_certificate(topic, public_key=key.public_key())[0], _key_pem(key)
+
     def sign_request(self, request: bytes, topic: str, *, not_after: datetime | None = None) -> bytes:
         """What Apple's portal does: a certificate (PEM) for the key in a request (PEM or DER)."""
         pem = b"-----BEGIN" in request
@@ -262,6 +268,11 @@ class Authority:
             )
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+@lru_cache(maxsize=1)
+def _shared_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
