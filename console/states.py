@@ -32,6 +32,7 @@ LOOKS: dict[str, Look] = {
     "CHECKED_OUT": Look("off"),
     "REPLACED": Look("off", _("replaced")),
     "OFFERED": Look("info"),
+    "IDENTIFIED": Look("info", _("identified")),
     "CERTIFIED": Look("info"),
     "COMPLETED": Look("good"),
     # deliveries
