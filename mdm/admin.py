@@ -10,7 +10,6 @@ import base64
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
@@ -33,6 +32,7 @@ from django.views.decorators.http import require_POST
 from audit.admin import ReadOnlyAdmin
 from audit.models import Outcome
 from audit.recording import Actor, record
+from commands.admin_send import address_for
 from commands.models import OUTSTANDING, CommandDelivery
 from devices import escrow, groups, registry
 from devices.models import (
@@ -58,7 +58,6 @@ if TYPE_CHECKING:  # generic for the type checker only
 else:
     _DeviceAdmin = admin.ModelAdmin
 
-MAX_TARGETS_IN_ADDRESS = 500
 _TONES = {
     EnrollmentState.ENROLLED: "good",
     EnrollmentState.AUTHENTICATED: "info",
@@ -292,7 +291,7 @@ class DeviceAdmin(_DeviceAdmin):
                 "page": device_page(device, timezone.now()),
                 "may_command": self.has_command_permission(request),
                 "may_reveal": _may_reveal(request),
-                "send_url": _send_url([device.pk]),
+                "send_url": address_for(request, [device.pk]),
             }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
@@ -344,18 +343,9 @@ class DeviceAdmin(_DeviceAdmin):
     # Many devices
 
     @admin.action(description=_("Send a command…"), permissions=["command"])
-    def send_command(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
-        ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: MAX_TARGETS_IN_ADDRESS + 1])
-        url = _send_url(ids)
-        if len(ids) > MAX_TARGETS_IN_ADDRESS or not url:
-            self.message_user(
-                request,
-                gettext("Choose at most %(count)d devices, or send the command to a group.")
-                % {"count": MAX_TARGETS_IN_ADDRESS},
-                messages.ERROR,
-            )
-            return None
-        return HttpResponseRedirect(url)
+    def send_command(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse:
+        ids = list(queryset.order_by("pk").values_list("pk", flat=True))
+        return HttpResponseRedirect(address_for(request, ids))
 
     @admin.action(description=_("Push now"), permissions=["command"])
     def push_now(self, request: HttpRequest, queryset: QuerySet[Device]) -> None:
@@ -469,15 +459,6 @@ def _enrolled(devices: QuerySet[Device]) -> list[int]:
             state=EnrollmentState.ENROLLED,
         ).values_list("pk", flat=True)
     )
-
-
-def _send_url(device_ids: Sequence[int]) -> str:
-    """The page that sends a command to these devices; empty where there is none."""
-    try:
-        page = reverse("admin:commands_command_send")
-    except NoReverseMatch:
-        return ""
-    return f"{page}?{urlencode({'devices': ','.join(map(str, device_ids))}, safe=',')}"
 
 
 # --- Enrollments -----------------------------------------------------------------------------------------

@@ -238,7 +238,10 @@ def test_send_command_leads_to_the_page_of_commands(ada: Client, enrolled_a: Dev
     ids = list(DeviceRow.objects.values_list("pk", flat=True))
     response = ada.post(DEVICES, {"action": "send_command", "_selected_action": ids})
     assert response.status_code == 302
-    assert response.headers["Location"] == f"{reverse('admin:commands_command_send')}?devices={ids[0]}"
+    page = f"{reverse('admin:commands_command_send')}?devices={ids[0]}"
+    assert response.headers["Location"] == page
+    assert page in text(ada, page_of(enrolled_a))
+    assert ada.get(page).status_code == 200
 
 
 def test_groups(ada: Client, enrolled_a: Device, enrolled_b: Device) -> None:
