@@ -33,7 +33,9 @@ LOOKS: dict[str, Look] = {
     "REPLACED": Look("off", _("replaced")),
     "OFFERED": Look("info"),
     "IDENTIFIED": Look("info", _("identified")),
-    "CERTIFIED": Look("info"),
+    "OTA_CERTIFIED": Look("info", _("first certificate")),
+    "DELIVERED": Look("info", _("profile delivered")),
+    "CERTIFIED": Look("info", _("certified")),
     "COMPLETED": Look("good"),
     # deliveries
     "QUEUED": Look("info"),
