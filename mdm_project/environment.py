@@ -80,9 +80,9 @@ def database(url: str | None) -> dict[str, Any]:
             # A connection that the database dropped (restart, failover) is replaced, not handed out.
             "CONN_HEALTH_CHECKS": True,
             "OPTIONS": {
-                "connect_timeout": 5,
+                "connect_timeout": 3,
                 **dict(parse_qsl(parts.query)),
-                "pool": {"min_size": 1, "max_size": 10, "timeout": 10},
+                "pool": {"min_size": 1, "max_size": 10, "timeout": 3},
             },
         }
     raise ImproperlyConfigured("DATABASE_URL starts with sqlite:/// or postgres://")
@@ -100,7 +100,7 @@ def _sqlite(name: str) -> dict[str, Any]:
             # FULL: an issued certificate must survive a power cut.
             "init_command": (
                 "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA journal_size_limit=67108864;"
-                "PRAGMA cache_size=-20000;PRAGMA mmap_size=134217728;"
+                "PRAGMA cache_size=-4000;PRAGMA mmap_size=134217728;"
             ),
         },
     }

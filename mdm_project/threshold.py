@@ -1,10 +1,11 @@
-"""What every request passes before a door: a clean environment, a whole body, and who is behind a proxy."""
+"""What every request passes before a door: a clean environment, a turn to run, and who is behind a proxy."""
 
 from __future__ import annotations
 
 import io
 import ipaddress
 import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,11 +40,21 @@ _CGI = frozenset(
 )
 
 
-class Threshold:
-    """WSGI middleware in front of both doors."""
+AT_ONCE = 2
+"""Requests that run at once in one process. More would only take the interpreter's lock from each other."""
 
-    def __init__(self, application: Application) -> None:
+
+class Threshold:
+    """WSGI middleware in front of both doors.
+
+    The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A thread that
+    waits for the body of a slow sender gives its turn to others meanwhile: a few slow devices, or a few
+    strangers who mean it, do not stop the server.
+    """
+
+    def __init__(self, application: Application, at_once: int = AT_ONCE) -> None:
         self.application = application
+        self.turns = threading.BoundedSemaphore(at_once)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         environ = request_only(environ)
@@ -56,7 +67,33 @@ class Threshold:
             del environ["HTTP_TRANSFER_ENCODING"]
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
-        return self.application(environ, start_response)
+        elif "CONTENT_LENGTH" in environ:
+            environ["wsgi.input"] = PatientBody(environ["wsgi.input"], self.turns)
+        with self.turns:
+            return self.application(environ, start_response)
+
+
+class PatientBody:
+    """The body of a request: whoever waits for it leaves the turn to others."""
+
+    def __init__(self, body: Any, turns: threading.BoundedSemaphore) -> None:
+        self._body = body
+        self._turns = turns
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any binary stream."""
+        return self._away(self._body.read, size)
+
+    def readline(self, size: int = -1) -> bytes:
+        """As of any binary stream."""
+        return self._away(self._body.readline, size)
+
+    def _away(self, read: Callable[[int], bytes], size: int) -> bytes:
+        self._turns.release()
+        try:
+            return read(size)
+        finally:
+            self._turns.acquire()
 
 
 def request_only(environ: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+from contextlib import ExitStack
 
 import pytest
 
@@ -144,3 +145,21 @@ def test_metrics_are_text_for_this_machine_only(running_server: RunningServer) -
     )
     status, _headers, body = ask(running_server, "/metrics", headers={"X-Forwarded-For": "198.51.100.7"})
     assert (status, body) == (403, b"")
+
+
+def test_slow_senders_do_not_stop_the_server(running_server: RunningServer) -> None:
+    head = b"PUT /mdm/connect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
+    with ExitStack() as stack:
+        for _ in range(40):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", running_server.port)))
+            slow.sendall(head)
+        assert ask(running_server, "/readyz")[0] == 200
+        assert ask(running_server, "/scep/bramley/?operation=GetCACaps")[0] == 200
+
+
+def test_idle_connections_do_not_stop_the_server(running_server: RunningServer) -> None:
+    with ExitStack() as stack:
+        for _ in range(500):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", running_server.port)))
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        assert ask(running_server, "/readyz")[0] == 200

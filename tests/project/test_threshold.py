@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -115,3 +116,52 @@ def test_who_is_an_operator(settings: Settings, peer: str, forwarded: str | None
     more = {"HTTP_X_FORWARDED_FOR": forwarded} if forwarded else {}
     seen, _ = pass_through(REMOTE_ADDR=peer, **more)
     assert threshold.is_operator(seen) is expected
+
+
+class SlowBody(io.BytesIO):
+    """A body that comes when the test says so."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self.asked, self.comes = threading.Event(), threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.asked.set()
+        assert self.comes.wait(30)
+        return super().read(size)
+
+
+def reading_door(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    return [environ["wsgi.input"].read(3)] if "CONTENT_LENGTH" in environ else [b"no body"]
+
+
+def test_who_waits_for_a_slow_body_leaves_the_turn_to_others() -> None:
+    threshold_ = Threshold(reading_door, at_once=1)
+    slow = SlowBody(b"abc")
+    answers: list[bytes] = []
+
+    def send(**more: Any) -> None:
+        environ = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http", **more}
+        answers.extend(threshold_(environ, lambda *_: None))
+
+    waiting = threading.Thread(target=send, kwargs={"CONTENT_LENGTH": "3", "wsgi.input": slow})
+    waiting.start()
+    assert slow.asked.wait(30)
+    send()
+    assert answers == [b"no body"]
+    slow.comes.set()
+    waiting.join(30)
+    assert answers == [b"no body", b"abc"]
+
+
+def test_a_body_that_breaks_off_gives_the_turn_back() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("gone")
+
+    threshold_ = Threshold(reading_door, at_once=1)
+    environ = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http"}
+    for _ in range(3):
+        with pytest.raises(OSError, match="gone"):
+            threshold_({**environ, "CONTENT_LENGTH": "3", "wsgi.input": Broken()}, lambda *_: None)
+    assert list(threshold_(environ, lambda *_: None)) == [b"no body"]

@@ -98,12 +98,12 @@ def parts(name: str, bind: environment.Address) -> list[Part]:
 
 
 def web_command(bind: environment.Address, workers: int) -> list[str]:
-    # Few threads: more of them only take the interpreter's lock from each other.
+    # Threads wait for slow senders; how many run at once is decided by mdm_project.threshold.
     return [
         sys.executable,
         *("-m", "granian", "mdm_project.wsgi:application", "--interface", "wsgi", "--http", "1"),
         *("--host", bind.host, "--port", str(bind.port)),
-        *("--workers", str(workers), "--blocking-threads", "2", "--backlog", "2048"),
+        *("--workers", str(workers), "--blocking-threads", "64", "--backlog", "2048"),
         *("--respawn-failed-workers", "--workers-kill-timeout", "10", "--log-level", "warning"),
     ]
 
