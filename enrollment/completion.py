@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from audit import recording
 from audit.recording import Actor
-from enrollment.core.session import Event, SessionRefused, State, states_before, verify_device
+from enrollment.core.session import Event, Flow, SessionRefused, State, states_before, verify_device
 from enrollment.models import EnrollmentSession, SessionState
-from pki.models import Certificate
+from pki.models import Certificate, Purpose
 from scep import challenges
 from scep.models import Challenge, Transaction, TransactionStatus
 
@@ -47,11 +46,13 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
     if session is None:
         return Expectation(None, may_replace=False)
     verify_device(
+        flow=session.flow,
         state=session.state,
         reason=session.reason,
         expected_udid=session.expected_udid,
         expected_serial_number=session.expected_serial_number,
         used_by_udid=session.udid,
+        used_by_serial_number=session.serial_number,
         udid=udid,
         serial_number=serial_number,
     )
@@ -61,19 +62,20 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
 
 def authenticated(binding: UUID | None, udid: str, serial_number: str, now: datetime) -> None:
     """The device said Authenticate and was accepted or quarantined. Call it in that transaction."""
-    before = states_before(Event.AUTHENTICATED, State.AUTHENTICATED)
-    _sessions(binding, before).update(
+    _allowed(binding, Event.AUTHENTICATED, State.AUTHENTICATED).update(
         state=SessionState.AUTHENTICATED,
         udid=udid[:64],
         serial_number=serial_number[:64],
+        answer_sealed=None,
         updated_at=now,
     )
 
 
 def completed(binding: UUID | None, now: datetime) -> None:
     """The device is enrolled: its first TokenUpdate. Again, or without a session, changes nothing."""
-    before = [state for state in states_before(Event.TOKEN_UPDATED) if state is not State.COMPLETED]
-    _sessions(binding, before).update(state=SessionState.COMPLETED, updated_at=now)
+    _allowed(binding, Event.TOKEN_UPDATED, State.COMPLETED).exclude(state=SessionState.COMPLETED).update(
+        state=SessionState.COMPLETED, updated_at=now
+    )
 
 
 def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:
@@ -83,8 +85,8 @@ def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:
     """
     reason = f"stopped by {actor.name}"[:300]
     with transaction.atomic():
-        stopped = _sessions(session.uuid, states_before(Event.STOPPED)).update(
-            state=SessionState.FAILED, reason=reason, updated_at=now
+        stopped = _allowed(session.uuid, Event.STOPPED).update(
+            state=SessionState.FAILED, reason=reason, answer_sealed=None, updated_at=now
         )
         if stopped:
             recording.record("enrollment_session.stopped", actor=actor, target=session, at=now)
@@ -93,38 +95,100 @@ def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:
     return bool(stopped)
 
 
+@dataclass(frozen=True)
+class _Wait:
+    """A state in which a session waits for the device, and what is said of it when its time is over.
+
+    ``issued``: the state that it has with a certificate for ``purpose``.
+    """
+
+    state: SessionState
+    flow: Flow | None
+    reason: str
+    purpose: Purpose | None = None
+    issued: SessionState | None = None
+    grace: timedelta = timedelta(0)
+
+
+_REFUSED = "the request for a certificate was refused"
+_WAITS = (
+    _Wait(
+        SessionState.OFFERED,
+        Flow.DIRECT,
+        "the profile was downloaded, but no certificate was asked for",
+        Purpose.MDM_IDENTITY,
+        SessionState.CERTIFIED,
+    ),
+    _Wait(SessionState.OFFERED, Flow.OTA, "the profile was downloaded, but no device made itself known"),
+    _Wait(
+        SessionState.IDENTIFIED,
+        Flow.OTA,
+        "the device made itself known, but did not ask for its certificate",
+        Purpose.OTA_IDENTITY,
+        SessionState.OTA_CERTIFIED,
+    ),
+    _Wait(
+        SessionState.OTA_CERTIFIED,
+        Flow.OTA,
+        "the certificate for the enrolment was issued, but the device did not fetch the management profile",
+    ),
+    _Wait(
+        SessionState.DELIVERED,
+        Flow.OTA,
+        "the management profile was delivered, but no certificate was asked for",
+        Purpose.MDM_IDENTITY,
+        SessionState.CERTIFIED,
+    ),
+    _Wait(
+        SessionState.CERTIFIED,
+        None,
+        "the certificate was issued, but the device never checked in",
+        grace=TIME_TO_CHECK_IN,
+    ),
+)
+
+
 def expire(now: datetime) -> int:
     """Note which sessions have their certificate, and end those whose time is over, with where they stopped.
 
     Answers how many ended. Twice at once does no harm.
     """
-    issued = Certificate.objects.filter(binding=OuterRef("uuid"))
-    EnrollmentSession.objects.filter(state=SessionState.OFFERED).filter(Exists(issued)).update(
-        state=SessionState.CERTIFIED, updated_at=now
-    )
-    refused = Transaction.objects.filter(
-        challenge__binding=OuterRef("uuid"), status=TransactionStatus.FAILURE
-    )
-    waiting = EnrollmentSession.objects.filter(state=SessionState.OFFERED, expires_at__lt=now)
-    ended = waiting.filter(Exists(refused)).update(
-        state=SessionState.EXPIRED, reason="the request for a certificate was refused", updated_at=now
-    )
-    ended += waiting.update(
-        state=SessionState.EXPIRED,
-        reason="the profile was downloaded, but no certificate was asked for",
-        updated_at=now,
-    )
-    return ended + EnrollmentSession.objects.filter(
-        state=SessionState.CERTIFIED, expires_at__lt=now - TIME_TO_CHECK_IN
-    ).update(
-        state=SessionState.EXPIRED,
-        reason="the certificate was issued, but the device never checked in",
-        updated_at=now,
-    )
+    for wait in _WAITS:
+        if wait.issued is not None:
+            issued = Certificate.objects.filter(binding=OuterRef("uuid"), purpose=wait.purpose)
+            _waiting(wait).filter(Exists(issued)).update(state=wait.issued, updated_at=now)
+    return sum(_end(wait, now) for wait in _WAITS)
 
 
-def _sessions(binding: UUID | None, states: Iterable[State]) -> QuerySet[EnrollmentSession]:
-    """The session, if it is in one of ``states``: updates of it are compare-and-set."""
+def _end(wait: _Wait, now: datetime) -> int:
+    late = _waiting(wait).filter(expires_at__lt=now - wait.grace)
+    ended = 0
+    if wait.purpose is not None:
+        refused = Transaction.objects.filter(
+            challenge__binding=OuterRef("uuid"),
+            challenge__purpose=wait.purpose,
+            status=TransactionStatus.FAILURE,
+        )
+        ended += _expired(late.filter(Exists(refused)), _REFUSED, now)
+    return ended + _expired(late, wait.reason, now)
+
+
+def _waiting(wait: _Wait) -> QuerySet[EnrollmentSession]:
+    sessions = EnrollmentSession.objects.filter(state=wait.state)
+    return sessions if wait.flow is None else sessions.filter(flow=wait.flow)
+
+
+def _expired(sessions: QuerySet[EnrollmentSession], reason: str, now: datetime) -> int:
+    return sessions.update(state=SessionState.EXPIRED, reason=reason, answer_sealed=None, updated_at=now)
+
+
+def _allowed(binding: UUID | None, event: Event, after: State | None = None) -> QuerySet[EnrollmentSession]:
+    """The session, if the event may happen to it now: updates of it are compare-and-set."""
     if binding is None:
         return EnrollmentSession.objects.none()
-    return EnrollmentSession.objects.filter(uuid=binding, state__in=[state.value for state in states])
+    open_to_it = Q()
+    for flow in Flow:
+        open_to_it |= Q(
+            flow=flow.value, state__in=[state.value for state in states_before(flow, event, after)]
+        )
+    return EnrollmentSession.objects.filter(open_to_it, uuid=binding)

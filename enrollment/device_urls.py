@@ -1,5 +1,7 @@
-"""Addresses for devices: over-the-air enrolment, which this version does not have yet, is a plain 404."""
+"""Addresses for devices: over-the-air enrolment."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from enrollment import device_views
+
+urlpatterns = [path("<slug:slug>/ota", device_views.over_the_air, name="over_the_air")]

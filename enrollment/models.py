@@ -12,6 +12,14 @@ from pki.models import Issuer
 ALL_ACCESS_RIGHTS = 8191
 
 
+class PayloadCipher(models.TextChoices):
+    """How the payloads of a profile are encrypted; the names are those of ``pki.core.cms``."""
+
+    AES_128 = "aes128_cbc", _("AES with 128 bits")
+    AES_256 = "aes256_cbc", _("AES with 256 bits")
+    TRIPLE_DES = "des_ede3_cbc", _("Triple DES, for devices that know nothing newer")
+
+
 class EnrollmentProfile(models.Model):
     """How devices may enrol at ``/enroll/<slug>/`` and what they get there."""
 
@@ -34,6 +42,13 @@ class EnrollmentProfile(models.Model):
     )
     access_rights = models.PositiveIntegerField(_("access rights"), default=ALL_ACCESS_RIGHTS)
     check_out_when_removed = models.BooleanField(_("device says when the profile is removed"), default=True)
+    payload_cipher = models.CharField(
+        _("encryption over the air"),
+        max_length=12,
+        choices=PayloadCipher.choices,
+        default=PayloadCipher.AES_128,
+        help_text=_("How the final profile is encrypted to the device. Every current system takes AES."),
+    )
     payload_uuid = models.UUIDField(default=uuid.uuid4, editable=False)
     session_minutes = models.PositiveIntegerField(_("minutes that a download stays usable"), default=60)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -56,6 +71,9 @@ class SessionState(models.TextChoices):
     """How far an attempt got; the table of allowed moves is in ``enrollment.core.session``."""
 
     OFFERED = "OFFERED", _("profile downloaded")
+    IDENTIFIED = "IDENTIFIED", _("device identified")
+    OTA_CERTIFIED = "OTA_CERTIFIED", _("certificate for the enrolment issued")
+    DELIVERED = "DELIVERED", _("management profile delivered")
     CERTIFIED = "CERTIFIED", _("certificate issued")
     AUTHENTICATED = "AUTHENTICATED", _("device authenticated")
     COMPLETED = "COMPLETED", _("enrolled")
@@ -66,7 +84,8 @@ class SessionState(models.TextChoices):
 class EnrollmentSession(models.Model):
     """One attempt to enrol: from the download to the first TokenUpdate.
 
-    ``uuid`` is the *binding* that the challenge, the certificate and the enrollment carry.
+    ``uuid`` is the *binding* that the challenge, the certificate and the enrollment carry. What a device says
+    of itself over the air is kept as it said it, the serial number in its normal form.
     """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -94,8 +113,39 @@ class EnrollmentSession(models.Model):
     )
     udid = models.CharField(_("UDID"), max_length=64, blank=True)
     serial_number = models.CharField(_("serial number"), max_length=64, blank=True)
+    product = models.CharField(_("model"), max_length=64, blank=True)
+    version = models.CharField(_("system build"), max_length=64, blank=True)
+    imei = models.CharField(_("IMEI"), max_length=64, blank=True)
+    meid = models.CharField(_("MEID"), max_length=64, blank=True)
     remote_addr = models.CharField(_("address"), max_length=45, blank=True)
     user_agent = models.CharField(_("client"), max_length=200, blank=True)
+
+    # Over the air. Phase 1: the challenge. Phase 2: the message that used it, and who signed that.
+    challenge_hash = models.BinaryField(
+        max_length=32, null=True, unique=True, editable=False, help_text="Keyed hash of the challenge."
+    )
+    identified_at = models.DateTimeField(_("identified"), null=True, blank=True)
+    message_sha256 = models.CharField(_("SHA-256 of the message"), max_length=64, blank=True)
+    device_ca_sha256 = models.CharField(_("SHA-256 of the device CA"), max_length=64, blank=True)
+    device_certificate_sha256 = models.CharField(
+        _("SHA-256 of the device certificate"), max_length=64, blank=True
+    )
+    # Phase 3: to which certificate the profile was given, and how.
+    delivered_at = models.DateTimeField(_("delivered"), null=True, blank=True)
+    delivered_to_sha256 = models.CharField(_("SHA-256 of the recipient"), max_length=64, blank=True)
+    delivered_cipher = models.CharField(
+        _("encrypted with"), max_length=12, choices=PayloadCipher.choices, blank=True
+    )
+    not_encrypted_reason = models.CharField(_("not encrypted because"), max_length=200, blank=True)
+    answer_sealed = models.BinaryField(
+        null=True,
+        editable=False,
+        help_text="The last answer over the air, for a device that lost it; sealed with context "
+        "enrollment.enrollmentsession.answer:<uuid>, gone when the device has what it needs.",
+    )
+
+    refusal_reason = models.CharField(_("last refusal"), max_length=300, blank=True)
+    refused_at = models.DateTimeField(_("last refused"), null=True, blank=True)
     created_at = models.DateTimeField(_("started"), db_index=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
     expires_at = models.DateTimeField(_("expires"))
@@ -107,3 +157,59 @@ class EnrollmentSession(models.Model):
 
     def __str__(self) -> str:
         return f"{self.profile.slug} {self.uuid}"
+
+
+class DeviceAuthority(models.Model):
+    """A CA whose certificates count as those of devices, beside Apple's own: for tests and simulators.
+
+    Apple's is built in (:data:`pki.core.device_identity.APPLE_DEVICE_CA`).
+    """
+
+    name = models.CharField(_("name"), max_length=200)
+    enabled = models.BooleanField(_("trusted"), default=True)
+    trusted_until = models.DateTimeField(
+        _("trusted until"),
+        null=True,
+        blank=True,
+        help_text=_("Empty: as long as it is trusted and its certificate is valid."),
+    )
+    subject = models.CharField(_("subject"), max_length=500)
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    der = models.BinaryField(editable=False)
+    not_before = models.DateTimeField(_("valid from"))
+    not_after = models.DateTimeField(_("valid until"))
+    created_at = models.DateTimeField(_("added"))
+    last_used_at = models.DateTimeField(_("last used"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("device CA")
+        verbose_name_plural = _("device CAs")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DeviceSigner(models.Model):
+    """A certificate that a device was made with, and whom it claimed to be.
+
+    Such a certificate proves an Apple device, not which one: what it said first is what it has to go on
+    saying. Known by its key as well, which a renewed certificate keeps.
+    """
+
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    public_key_sha256 = models.CharField(_("SHA-256 of the public key"), max_length=64, db_index=True)
+    subject = models.CharField(_("subject"), max_length=500, blank=True)
+    authority = models.CharField(_("device CA"), max_length=200)
+    serial_number = models.CharField(_("serial number"), max_length=64, db_index=True)
+    udid = models.CharField(_("UDID"), max_length=64)
+    first_seen_at = models.DateTimeField(_("first seen"))
+    last_seen_at = models.DateTimeField(_("last seen"))
+
+    class Meta:
+        verbose_name = _("device certificate")
+        verbose_name_plural = _("device certificates")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.serial_number} ({self.sha256[:16]})"

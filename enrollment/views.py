@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from django.conf import settings
-from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -11,14 +9,13 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from audit import recording
-from enrollment import direct
+from enrollment import direct, throttle
 from enrollment.models import EnrollmentProfile
 from enrollment.topic import obstacles
 from enrollment.what_is_managed import sentences
 
 CLIENT_ADDRESS = "bramley.client_address"
 PROFILE_TYPE = "application/x-apple-aspen-config"
-DEFAULT_DOWNLOADS_PER_MINUTE = 3000
 
 
 @require_safe
@@ -48,7 +45,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponse:
         return _attachment(b"", profile)
     remote_addr = client_address(request)
     now = timezone.now()
-    if _too_many(remote_addr, int(now.timestamp() // 60)):
+    if throttle.too_many_downloads(remote_addr, now):
         recording.refuse("enroll", "too many downloads", remote_addr=remote_addr, target=profile, now=now)
         return _problem(
             request, _("Too many downloads from your network just now. Wait a minute and try again."), 429
@@ -100,16 +97,3 @@ def _problem(request: HttpRequest, message: str, status: int) -> HttpResponse:
     response = render(request, "enrollment/problem.html", {"message": message}, status=status)
     response.headers["Retry-After"] = "60"
     return response
-
-
-def _too_many(remote_addr: str, minute: int) -> bool:
-    """Counts one download of this address and minute. Soft: the count is the cache's, one for each process
-    where there is no shared cache."""
-    limit: int = getattr(settings, "BRAMLEY_ENROLL_DOWNLOADS_PER_MINUTE", DEFAULT_DOWNLOADS_PER_MINUTE)
-    key = f"enroll:{remote_addr}:{minute}"
-    if cache.add(key, 1, timeout=120):
-        return limit < 1
-    try:
-        return cache.incr(key) > limit
-    except ValueError:  # it went between the two calls
-        return False

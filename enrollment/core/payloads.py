@@ -1,4 +1,4 @@
-"""What an enrolment profile holds, in Apple's keys: root certificate, SCEP, MDM, and the top level.
+"""What devices are given to enrol, in Apple's keys: root certificate, SCEP, MDM, and the top level.
 
 Pure builders: certificates as DER, names and addresses in, dictionaries and an XML property list out.
 """
@@ -75,7 +75,7 @@ def clean(text: str) -> str:
     return _NOT_IN_XML.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def direct_profile(
+def management_profile(
     *,
     profile_uuid: uuid.UUID,
     session_uuid: uuid.UUID,
@@ -84,8 +84,8 @@ def direct_profile(
     identity: Identity,
     addresses: Addresses,
     management: Management,
-) -> bytes:
-    """The direct enrolment profile as an XML property list.
+) -> Payload:
+    """The profile that brings a device under management: root, SCEP and MDM payloads.
 
     ``chain`` is DER: the issuing CA first, its root last (one certificate where the CA is a root).
     ``profile_uuid`` stays the same for an enrolment profile, so that a later download replaces an earlier
@@ -123,13 +123,72 @@ def direct_profile(
             organization=texts.organization,
         )
     )
-    return encode(
-        configuration(
-            content,
-            texts=texts,
-            identifier=base,
-            payload_uuid=payload_uuid(session_uuid, "configuration"),
-        )
+    return configuration(
+        content,
+        texts=texts,
+        identifier=base,
+        payload_uuid=payload_uuid(session_uuid, "configuration"),
+    )
+
+
+def profile_service(
+    *,
+    profile_uuid: uuid.UUID,
+    session_uuid: uuid.UUID,
+    texts: Texts,
+    address: str,
+    attributes: Sequence[str],
+    challenge: str,
+) -> Payload:
+    """Phase 1 over the air: where to say which device this is, and with which challenge.
+
+    No Configuration but a bare payload of type "Profile Service". ``attributes``: what the device is asked to
+    say of itself.
+    """
+    top = _head(
+        "Profile Service",
+        f"{IDENTIFIER}.{profile_uuid}.ota",
+        payload_uuid(session_uuid, "profile service"),
+        texts.display_name,
+        texts.organization,
+    )
+    if texts.description:
+        top["PayloadDescription"] = clean(texts.description)
+    top["PayloadContent"] = {
+        "URL": address,
+        "DeviceAttributes": list(attributes),
+        "Challenge": challenge,
+    }
+    return top
+
+
+def ota_identity_profile(
+    *,
+    profile_uuid: uuid.UUID,
+    session_uuid: uuid.UUID,
+    texts: Texts,
+    identity: Identity,
+    scep: str,
+    ca_certificate: bytes,
+) -> Payload:
+    """The answer to phase 2: one SCEP payload, for the identity that signs phase 3 and decrypts its answer.
+
+    ``scep``: where. ``ca_certificate``: DER of the issuing CA.
+    """
+    base = f"{IDENTIFIER}.{profile_uuid}.ota"
+    payload = scep_payload(
+        identity,
+        url=scep,
+        ca_certificate=ca_certificate,
+        identifier=f"{base}.scep",
+        payload_uuid=payload_uuid(session_uuid, "ota scep"),
+        organization=texts.organization,
+    )
+    return configuration(
+        [payload],
+        texts=texts,
+        identifier=f"{base}.identity",
+        payload_uuid=payload_uuid(session_uuid, "ota configuration"),
     )
 
 
@@ -226,9 +285,9 @@ def configuration(content: Sequence[Payload], *, texts: Texts, identifier: str, 
     return top
 
 
-def encode(configuration: Payload) -> bytes:
+def encode(profile: Payload) -> bytes:
     """The XML property list of a profile, keys in the order given."""
-    return plist.write(configuration)
+    return plist.write(profile)
 
 
 class RightsRefused(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from enrollment import direct
+from enrollment import offering
 from enrollment.direct import NotOffered, Offered, offer
 from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from enrollment.setup import ensure_default_profile
@@ -139,7 +139,7 @@ def test_nothing_is_left_of_a_download_that_failed(
     def fail(*_args: Any, **_options: Any) -> bytes:
         raise RuntimeError("the signer is gone")
 
-    monkeypatch.setattr(direct, "sign_profile", fail)
+    monkeypatch.setattr(offering, "sign_profile", fail)
     with no_change(), pytest.raises(RuntimeError):
         offered(profile)
 

@@ -14,7 +14,6 @@ from enrollment.models import EnrollmentProfile, EnrollmentSession
 from enrollment.what_is_managed import sentences
 from pki.models import IssuerState
 from scep.models import Challenge
-from tests.support.device_door import DeviceClient
 from tests.support.snapshot import no_change
 
 pytestmark = pytest.mark.django_db
@@ -169,9 +168,3 @@ def test_a_refused_download_says_when_to_come_back(
     with no_change():
         answer = client.get("/enroll/default/profile")
     assert (answer.status_code, answer["Retry-After"]) == (429, "60")
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_over_the_air_is_not_there_yet(profile: EnrollmentProfile, method: str) -> None:
-    with no_change():
-        assert DeviceClient().request(method, "/enroll/default/ota").status == 404

@@ -19,7 +19,8 @@ from enrollment.core.payloads import (
     RightsRefused,
     Texts,
     clean,
-    direct_profile,
+    encode,
+    management_profile,
     verify_access_rights,
 )
 from enrollment.models import ALL_ACCESS_RIGHTS
@@ -35,7 +36,7 @@ ADDRESSES = Addresses(
 def profile(
     *, chain: tuple[bytes, ...] = (b"ISSUER", b"ROOT"), session: uuid.UUID = SESSION, **changes: Any
 ) -> dict[str, Any]:
-    made = direct_profile(
+    made = management_profile(
         profile_uuid=PROFILE,
         session_uuid=session,
         texts=changes.get("texts", Texts("Acme devices", "Acme", "What we manage")),
@@ -46,7 +47,7 @@ def profile(
         addresses=ADDRESSES,
         management=changes.get("management", Management("com.apple.mgmt.External.1", 8191, True)),
     )
-    value: dict[str, Any] = plistlib.loads(made)
+    value: dict[str, Any] = plistlib.loads(encode(made))
     return value
 
 
