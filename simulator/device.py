@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from commands.core import plist
 from pki.core import cms
+from scep.core.message import Identity
 from simulator.answers import Answer, Contents, Effect, answer, error, may_be_not_now, profile_entry
+from simulator.device_ca import Manufactured
 from simulator.enrolment_profile import EnrolmentProfile, MdmFacts, read_enrolment_profile
 from simulator.exchange import Conversation, Request, SimulationError, expect_ok
 from simulator.hardware import Hardware, dice
@@ -80,6 +82,7 @@ class SimulatedDevice:
         self.behaviour = behaviour
         self.clock = clock
         self.contents = Contents(name=hardware.name)
+        self.manufactured: Manufactured | None = None
         self.enrolled: Enrolled | None = None
         self.tally = Tally()
         self.answered: dict[str, None] = {}
@@ -98,9 +101,12 @@ class SimulatedDevice:
             )
         yield from self.install(data)
 
-    def install(self, mobileconfig: bytes) -> Conversation[None]:
-        """Enrol with a profile that was downloaded before."""
-        profile = read_enrolment_profile(mobileconfig)
+    def install(
+        self, mobileconfig: bytes, *, identity: Identity | None = None, signers: Sequence[bytes] = ()
+    ) -> Conversation[None]:
+        """Enrol with a profile that was downloaded before, or that came over the air: then ``identity``
+        decrypts it, and ``signers`` are those of the phases before."""
+        profile = read_enrolment_profile(mobileconfig, identity=identity, signers=signers)
         certificate = yield from self._certificate(profile)
         self._adopt(profile, certificate)
         yield from self.authenticate()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import plistlib
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from commands.core import plist
 from pki.core import cms
 from pki.core.path import verify_issued_by
 from pki.core.scan import Malformed
+from scep.core.message import Identity
 from simulator.exchange import SimulationError
 
 STEP = "enrolment profile"
@@ -53,11 +56,17 @@ class EnrolmentProfile:
     mdm: MdmFacts
 
 
-def read_enrolment_profile(data: bytes) -> EnrolmentProfile:
-    """Read a ``.mobileconfig``. Raises :class:`SimulationError` for what a device would not install."""
+def read_enrolment_profile(
+    data: bytes, *, identity: Identity | None = None, signers: Sequence[bytes] = ()
+) -> EnrolmentProfile:
+    """Read a ``.mobileconfig``. Raises :class:`SimulationError` for what a device would not install.
+
+    ``identity``: to whom its payloads may be encrypted. ``signers``: who signed what led here; they must be
+    as trustworthy as the one who signed this.
+    """
     plain, signer = open_profile(data)
     try:
-        content = plist.read(plain, max_size=MAX_PROFILE)
+        content = _decrypted(plist.read(plain, max_size=MAX_PROFILE), identity)
     except plist.PlistError as error:
         raise SimulationError(STEP, f"not a property list: {error}") from error
     if content.get("PayloadType") != "Configuration":
@@ -67,8 +76,9 @@ def read_enrolment_profile(data: bytes) -> EnrolmentProfile:
         for kind in ("com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem")
         for payload in payloads(content, kind)
     )
-    if signer is not None:
-        _verify_signer(signer, anchors)
+    for one in (signer, *signers):
+        if one is not None:
+            _verify_signer(one, anchors)
     scep_payload, mdm_payload = _one(content, "com.apple.security.scep"), _one(content, "com.apple.mdm")
     if mdm_payload.get("IdentityCertificateUUID") != scep_payload.get("PayloadUUID"):
         raise SimulationError(STEP, "IdentityCertificateUUID names no payload of the profile")
@@ -84,6 +94,41 @@ def read_enrolment_profile(data: bytes) -> EnrolmentProfile:
         )
     except KeyError as missing:
         raise SimulationError(STEP, f"{missing} is missing") from missing
+
+
+def read_identity_profile(data: bytes) -> tuple[ScepFacts, bytes]:
+    """The answer to phase 2 over the air: its one SCEP payload, and who signed it."""
+    plain, signer = open_profile(data)
+    if signer is None:
+        raise SimulationError(STEP, "the profile is not signed")
+    try:
+        content = plist.read(plain, max_size=MAX_PROFILE)
+        if [payload["PayloadType"] for payload in content["PayloadContent"]] != ["com.apple.security.scep"]:
+            raise SimulationError(STEP, "one SCEP payload was expected, and nothing else")
+        return _scep_facts(_one(content, "com.apple.security.scep")["PayloadContent"]), signer
+    except (plist.PlistError, KeyError, TypeError) as problem:
+        raise SimulationError(STEP, f"the profile is malformed: {problem}") from problem
+
+
+def _decrypted(content: dict[str, Any], identity: Identity | None) -> dict[str, Any]:
+    """The profile with its payloads readable, where they were not."""
+    if not content.get("IsEncrypted"):
+        return content
+    if identity is None:
+        raise SimulationError(STEP, "its payloads are encrypted to somebody else")
+    if "PayloadContent" in content:
+        raise SimulationError(STEP, "encrypted, and yet with PayloadContent")
+    try:
+        opened = cms.decrypt(
+            content["EncryptedPayloadContent"],
+            recipient=identity.certificate,
+            private_key=identity.private_key,
+            random=secrets.token_bytes,
+        )
+        inner = plistlib.loads(opened.content)
+    except (KeyError, Malformed, plistlib.InvalidFileException, ValueError) as problem:
+        raise SimulationError(STEP, f"its payloads cannot be decrypted: {problem}") from problem
+    return {**content, "PayloadContent": inner}
 
 
 def open_profile(data: bytes) -> tuple[bytes, bytes | None]:

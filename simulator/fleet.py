@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from typing import Any
 
 from simulator import store
 from simulator.device import Behaviour, SimulatedDevice
+from simulator.device_ca import DeviceCa
 from simulator.exchange import Conversation, Request, Response, SimulationError, converse
 from simulator.hardware import dice, make_hardware
 from simulator.keys import kept_key
+from simulator.over_the_air import Misbehaviour, enrol_over_the_air
 from simulator.transport import Transport
 
 MAX_ERRORS_KEPT = 1000
@@ -30,10 +33,13 @@ class Plan:
 
     ``signatures``: ``plain``, ``attributes`` or ``mixed``. ``retries``: tries after a refused connection, a
     429 or a 5xx. ``poll``: how long to go on connecting after the rounds, every ``interval``.
+    ``device_ca``: with one the devices enrol over the air, at ``profile_url``; without one directly.
     """
 
     profile_url: str
     devices: int
+    device_ca: DeviceCa | None = None
+    misbehaviour: Misbehaviour = Misbehaviour.NONE
     rounds: int = 1
     pause: float = 1.0
     poll: float = 0.0
@@ -135,13 +141,30 @@ class Fleet:
             self._failed(f"device {number}: {error}")
             return
         if device.enrolled is None:
-            problem = self._carry(number, device, lambda: device.enrol(self.plan.profile_url))
+            problem = self._carry(number, device, lambda: self._way_in(number, device))
             if problem is not None:
                 device.enrolled = None
                 self._failed(problem)
                 return
         with self._lock:
             self.devices[number] = device
+
+    def _way_in(self, number: int, device: SimulatedDevice) -> Conversation[None]:
+        """Over the air where the plan has a device CA, which made the device; else the direct profile."""
+        plan = self.plan
+        if plan.device_ca is None:
+            return device.enrol(plan.profile_url)
+        if device.manufactured is None:
+            name = str(uuid.uuid5(uuid.NAMESPACE_OID, device.hardware.udid)).upper()
+            key = kept_key(plan.keys, number, "manufactured")
+            device.manufactured = plan.device_ca.manufacture(name, key, now=device.clock())
+        return enrol_over_the_air(
+            device,
+            device.manufactured,
+            plan.profile_url,
+            private_key=kept_key(plan.keys, number, "enrolment"),
+            misbehaviour=plan.misbehaviour,
+        )
 
     def _device(self, number: int) -> SimulatedDevice:
         plan = self.plan

@@ -22,11 +22,14 @@ def new_key() -> RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=BITS)
 
 
-def kept_key(folder: Path | None, number: int) -> RSAPrivateKey:
-    """Key ``number`` of the folder, made on first use; a new one where there is no folder."""
+def kept_key(folder: Path | None, number: int, kind: str = "key") -> RSAPrivateKey:
+    """Key ``number`` of the folder, made on first use; a new one where there is no folder.
+
+    ``kind``: which of a device's keys.
+    """
     if folder is None:
         return new_key()
-    path = folder / f"key-{number:05}.pem"
+    path = folder / f"{kind}-{number:05}.pem"
     if path.exists():
         return key_from_pem(path.read_text())
     key = new_key()

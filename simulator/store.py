@@ -10,6 +10,7 @@ from typing import Any
 
 from simulator.answers import Contents
 from simulator.device import Behaviour, Enrolled, SimulatedDevice
+from simulator.device_ca import Manufactured
 from simulator.enrolment_profile import MdmFacts
 from simulator.hardware import Hardware
 from simulator.keys import key_from_pem, key_to_pem, write_private
@@ -49,6 +50,7 @@ def _as_json(device: SimulatedDevice) -> dict[str, Any]:
         "version": VERSION,
         "hardware": device.hardware.as_json(),
         "private_key": key_to_pem(device.private_key),
+        "manufactured": _manufactured_as_json(device.manufactured),
         "signed_attributes": device.behaviour.signed_attributes,
         "contents": asdict(device.contents),
         "enrolled": asdict(device.enrolled) if device.enrolled else None,
@@ -63,6 +65,8 @@ def _from_json(value: dict[str, Any], behaviour: Behaviour) -> SimulatedDevice:
         key_from_pem(value["private_key"]),
         behaviour=Behaviour(behaviour.not_now, behaviour.errors, value["signed_attributes"]),
     )
+    if made := value.get("manufactured"):  # a device that was kept before there was any has none
+        device.manufactured = Manufactured(made["certificate"], key_from_pem(made["private_key"]))
     contents = value["contents"]
     contents["certificates"] = [tuple(entry) for entry in contents["certificates"]]
     device.contents = Contents(**contents)
@@ -71,6 +75,15 @@ def _from_json(value: dict[str, Any], behaviour: Behaviour) -> SimulatedDevice:
     device.answered = dict.fromkeys(value["answered"])
     device.unsent = value["unsent"]
     return device
+
+
+def _manufactured_as_json(manufactured: Manufactured | None) -> dict[str, Any] | None:
+    if manufactured is None:
+        return None
+    return {
+        "certificate": manufactured.certificate,
+        "private_key": key_to_pem(manufactured.private_key),
+    }
 
 
 def _encode(value: object) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import json
 import secrets
 import ssl
@@ -10,9 +12,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
+from simulator.device_ca import (
+    CERTIFICATE_FILE,
+    DeviceCa,
+    DeviceCaError,
+    kept_device_ca,
+    read_device_ca,
+)
 from simulator.fleet import Fleet, Plan, Report
+from simulator.over_the_air import SECOND, Misbehaviour
+
+TRUSTED_MINUTES = 60
 
 
 class Command(BaseCommand):
@@ -20,9 +35,29 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--url", required=True, help="the server's address, or that of an enrolment page")
-        parser.add_argument("--devices", type=int, required=True, metavar="N", help="how many")
+        parser.add_argument("--url", default="", help="the server's address, or that of an enrolment page")
+        parser.add_argument("--devices", type=int, default=0, metavar="N", help="how many")
         parser.add_argument("--flow", choices=["direct", "ota"], default="direct", help="way of enrolling")
+        parser.add_argument(
+            "--device-ca",
+            type=Path,
+            metavar="DIR",
+            help="over the air: the CA that made the devices, as --make-device-ca wrote it. Without it the "
+            "simulator's own, which a server on this machine is told to trust for an hour",
+        )
+        parser.add_argument(
+            "--make-device-ca",
+            type=Path,
+            metavar="DIR",
+            help=f"only write a device CA there; tell the server by trust_device_ca DIR/{CERTIFICATE_FILE}",
+        )
+        parser.add_argument(
+            "--misbehave",
+            choices=[kind.value for kind in Misbehaviour],
+            default=Misbehaviour.NONE.value,
+            help="over the air: go away after phase 2 and begin anew, send every message twice, or take the "
+            "wrong identity for each phase first",
+        )
         parser.add_argument(
             "--enroll", default="", metavar="SLUG", help="enrolment profile (default: default)"
         )
@@ -68,17 +103,31 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="nothing on stdout but one JSON document")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["flow"] == "ota":
-            raise CommandError("The over-the-air flow is not supported yet by this version.")
+        if options["make_device_ca"]:
+            self.make_device_ca(options["make_device_ca"])
+            return
         plan = plan_of(options)
         say = (lambda _text: None) if options["json"] else self.stdout.write
+        if plan.device_ca is not None and options["device_ca"] is None and is_this_machine(options["url"]):
+            trust_here(own_device_ca(options["state"]))
         try:
             report = Fleet(plan, say=say).run()
         except KeyboardInterrupt:
             raise CommandError("Interrupted.") from None
         self.tell(report)
         if report.error_count:
+            if any(f"{SECOND}: HTTP 400" in error for error in report.errors):
+                file = (options["device_ca"] or own_device_ca(options["state"])) / CERTIFICATE_FILE
+                self.stderr.write(f"Does the server know the devices' CA? There: trust_device_ca {file}")
             raise CommandError(f"{report.error_count} errors.")
+
+    def make_device_ca(self, folder: Path) -> None:
+        """Write a device CA, or say that there is one."""
+        try:
+            kept_device_ca(folder)
+        except (DeviceCaError, OSError) as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(str(folder / CERTIFICATE_FILE))
 
     def tell(self, report: Report) -> None:
         """Errors on stderr, one a line; the counts as the last line of stdout."""
@@ -101,8 +150,10 @@ def plan_of(options: dict[str, Any]) -> Plan:
         if not 0 <= options[name] <= 1:
             raise CommandError(f"--{name.replace('_', '-')} is between 0 and 1.")
     return Plan(
-        profile_url=profile_url(options["url"], options["enroll"]),
+        profile_url=profile_url(options["url"], options["enroll"], options["flow"]),
         devices=options["devices"],
+        device_ca=device_ca_of(options),
+        misbehaviour=Misbehaviour(options["misbehave"]),
         rounds=options["rounds"],
         pause=options["pause"],
         poll=options["poll"],
@@ -121,16 +172,58 @@ def plan_of(options: dict[str, Any]) -> Plan:
     )
 
 
-def profile_url(url: str, slug: str) -> str:
-    """The address of the download, from the server's and a slug or from any below ``/enroll/<slug>/``."""
+def device_ca_of(options: dict[str, Any]) -> DeviceCa | None:
+    """The CA that made the devices, for the way over the air. Raises CommandError."""
+    if options["flow"] != "ota":
+        return None
+    try:
+        if options["device_ca"]:
+            return read_device_ca(options["device_ca"])
+        return kept_device_ca(own_device_ca(options["state"]))
+    except (DeviceCaError, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def own_device_ca(state: Path | None) -> Path:
+    """Where the simulator keeps its own device CA: with the devices, else with what this machine keeps."""
+    return state or Path(settings.BRAMLEY_HOME) / "simulator"
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether the address is one of this very machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def trust_here(folder: Path) -> None:
+    """Tell the server on this machine to trust the simulator's device CA, for as long as a run may take.
+
+    By the command that an administrator has, and with its record. Where it is another server than that of
+    these settings, it goes on knowing nothing of the CA.
+    """
+    minutes = str(TRUSTED_MINUTES)
+    try:
+        call_command(
+            "trust_device_ca", str(folder / CERTIFICATE_FILE), "--minutes", minutes, stdout=io.StringIO()
+        )
+    except DatabaseError as error:
+        raise CommandError(f"The database of this server does not answer: {error}") from error
+
+
+def profile_url(url: str, slug: str, flow: str = "direct") -> str:
+    """The address where enrolling starts, from the server's and a slug or from any under /enroll/<slug>/."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CommandError("--url is an http or https address.")
     base, marker, rest = parts.path.partition("/enroll/")
     named = rest.strip("/").split("/")[0] if marker else ""
+    page = "ota" if flow == "ota" else "profile"
     if named and slug and named != slug:
         raise CommandError("--url and --enroll name different enrolment profiles.")
-    return f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}/enroll/{named or slug or 'default'}/profile"
+    return f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}/enroll/{named or slug or 'default'}/{page}"
 
 
 def tls_of(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:
