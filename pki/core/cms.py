@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +41,7 @@ __all__ = [
     "decrypt",
     "degenerate",
     "encrypt",
+    "find_recipient",
     "sign",
     "verify_signed_data",
 ]
@@ -536,6 +537,7 @@ def decrypt(
     recipient: bytes,
     private_key: rsa.RSAPrivateKey,
     random: Callable[[int], bytes],
+    ciphers: Collection[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Decrypted:
     """Open an EnvelopedData that was encrypted to ``recipient`` (DER of a certificate).
@@ -543,22 +545,66 @@ def decrypt(
     Whatever the cause, a message that does not open raises the same :class:`DecryptionFailed` after the same
     steps (RFC 3218; threats C8, C9): a content key that does not decrypt is replaced by a random one. What
     the clear part shows to anybody may be told: :class:`UnsupportedAlgorithm`, :class:`CmsError`.
+    ``ciphers``: the names that are accepted, where they are fewer than all that can be decrypted.
     """
     with _as_cms_error():
         scan(data, limits)
-        fields = asn1.Fields(_content_info(data, ENVELOPED_DATA), "EnvelopedData")
-        asn1.decode_integer(fields.take(asn1.INTEGER))
-        fields.take_optional(_CONTEXT_0)
-        recipients = tuple(asn1.children(fields.take(asn1.SET)))
-        if len(recipients) > MAX_RECIPIENTS:
-            raise CmsError("too many recipients")
-        name, iv, encrypted = _decode_encrypted_content(fields.take(asn1.SEQUENCE))
-        fields.take_optional(_CONTEXT_1)
-        fields.end()
+        recipients, encrypted_content = _decode_enveloped(data)
+        name, iv, encrypted = _decode_encrypted_content(encrypted_content)
+        if ciphers is not None and name not in ciphers:
+            raise UnsupportedAlgorithm(f"content encryption algorithm {name} is not accepted here")
         encrypted_key = _encrypted_key(recipients, recipient)
     facts = _CIPHERS[name]
     key = _decrypt_key(encrypted_key, private_key, facts, random)
     return Decrypted(_decrypt_content(facts, key, iv, encrypted), name)
+
+
+def find_recipient(
+    data: bytes, certificates: Sequence[bytes], *, limits: Limits = DEFAULT_LIMITS
+) -> bytes | None:
+    """The first of ``certificates`` (DER) that the clear part of an EnvelopedData names as recipient.
+
+    None where it names none of them, or is no EnvelopedData. Never raises.
+    """
+    try:
+        scan(data, limits)
+        recipients, _content = _decode_enveloped(data)
+        named = [
+            _decode_identifier(_recipient_fields(node).take(asn1.SEQUENCE, _CONTEXT_0_PRIMITIVE))
+            for node in recipients
+            if node.tag == asn1.SEQUENCE
+        ]
+    except Malformed:
+        return None
+    return next(
+        (
+            certificate
+            for certificate in certificates
+            if any(_is_meant(certificate, identifier) for identifier in named)
+        ),
+        None,
+    )
+
+
+def _decode_enveloped(data: bytes) -> tuple[tuple[asn1.Node, ...], asn1.Node]:
+    """The recipients and the encrypted content of an EnvelopedData that was scanned."""
+    fields = asn1.Fields(_content_info(data, ENVELOPED_DATA), "EnvelopedData")
+    asn1.decode_integer(fields.take(asn1.INTEGER))
+    fields.take_optional(_CONTEXT_0)
+    recipients = tuple(asn1.children(fields.take(asn1.SET)))
+    if len(recipients) > MAX_RECIPIENTS:
+        raise CmsError("too many recipients")
+    content = fields.take(asn1.SEQUENCE)
+    fields.take_optional(_CONTEXT_1)
+    fields.end()
+    return recipients, content
+
+
+def _recipient_fields(node: asn1.Node) -> asn1.Fields:
+    """A KeyTransRecipientInfo behind its version."""
+    fields = asn1.Fields(node, "recipient")
+    asn1.decode_integer(fields.take(asn1.INTEGER))
+    return fields
 
 
 def _decode_encrypted_content(node: asn1.Node) -> tuple[str, bytes, bytes]:
@@ -583,8 +629,7 @@ def _encrypted_key(recipients: Sequence[asn1.Node], recipient: bytes) -> bytes:
     for node in recipients:
         if node.tag != asn1.SEQUENCE:
             continue  # key agreement, passwords: not ours
-        fields = asn1.Fields(node, "recipient")
-        asn1.decode_integer(fields.take(asn1.INTEGER))
+        fields = _recipient_fields(node)
         identifier = _decode_identifier(fields.take(asn1.SEQUENCE, _CONTEXT_0_PRIMITIVE))
         oid, _parameters = algorithms.decode_algorithm(fields.take(asn1.SEQUENCE))
         encrypted_key = asn1.decode_octets(fields.take())

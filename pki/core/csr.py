@@ -6,8 +6,9 @@ Read without ``cryptography``'s own parser, which refuses the version number tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,13 +18,30 @@ from cryptography.x509.oid import AttributeOID
 from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import describe_key, signing_hash
-from pki.core.names import Name, describe_name, encode_alternative_names, encode_name
+from pki.core.names import (
+    NAME_OIDS,
+    Name,
+    NameRefused,
+    describe_name,
+    encode_alternative_names,
+    encode_name,
+)
 from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
 
 CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 MAX_ATTRIBUTES = 20
 MAX_EXTENSIONS = 40
+MAX_ALTERNATIVE_NAMES = 16
+_SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
+_NAMES_OF_OIDS = {oid.dotted_string: key for key, oid in NAME_OIDS.items()}
+# GeneralName (RFC 5280 section 4.2.1.6) by tag.
+_GENERAL_NAMES = {
+    asn1.context(1, constructed=False): "email",
+    asn1.context(2, constructed=False): "DNS",
+    asn1.context(6, constructed=False): "URI",
+}
+_IP_ADDRESS = asn1.context(7, constructed=False)
 # 0 says RFC 2986; Apple's closed client on macOS writes 2 (real messages).
 _VERSIONS = frozenset({0, 2})
 
@@ -129,6 +147,102 @@ def _decode_extension_oids(node: asn1.Node) -> Iterable[str]:
         raise CsrError("extensions: unexpected type")
     for extension in asn1.children(node):
         yield asn1.decode_oid(asn1.Fields(extension, "extension").take(asn1.OID))
+
+
+@dataclass(frozen=True)
+class AskedNames:
+    """The names that a request asks for, as far as a certificate of ours could hold them.
+
+    ``subject``: most significant part first. ``left_out``: in words, what could not stand in a certificate.
+    """
+
+    subject: Name
+    alternative_names: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+
+
+def asked_names(request: SigningRequest) -> AskedNames:
+    """What a request wants to be called. It decides nothing: whoever approves it may take it over.
+
+    Never raises: what cannot be read is left out.
+    """
+    left_out: list[str] = []
+    subject = tuple(_fit(_subject_parts(request.subject_der), encode_name, left_out))
+    try:
+        encode_name(subject)
+    except NameRefused as refused:
+        left_out.append(refused.reason)
+        subject = ()
+    names = tuple(_fit(_alternative_names(request.der), encode_alternative_names, left_out))
+    return AskedNames(subject, names[:MAX_ALTERNATIVE_NAMES], tuple(left_out))
+
+
+def _fit(
+    pairs: Iterable[tuple[str, str]], encode: Callable[[Name], object], left_out: list[str]
+) -> Iterable[tuple[str, str]]:
+    """Those pairs that our own encoder takes."""
+    for key, value in pairs:
+        try:
+            encode(((key, value),))
+        except NameRefused as refused:
+            left_out.append(f"{key}: {refused.reason}")
+        else:
+            yield key, value
+
+
+def _subject_parts(subject_der: bytes) -> Iterable[tuple[str, str]]:
+    """The attributes in their order; what is no text stands as an empty value, which no name takes."""
+    for rdn in asn1.children(asn1.read(subject_der)):
+        for attribute in asn1.children(rdn):
+            fields = asn1.Fields(attribute, "name")
+            oid, value = asn1.decode_oid(fields.take(asn1.OID)), fields.take()
+            yield _NAMES_OF_OIDS.get(oid, oid), _text(value)
+
+
+def _alternative_names(der: bytes) -> Iterable[tuple[str, str]]:
+    info = asn1.Fields(next(asn1.children(asn1.read(der))), "certification request")
+    for _ in range(3):
+        info.take()
+    attributes = info.take_optional()
+    for attribute in asn1.children(attributes) if attributes else ():
+        oid, values = asn1.children(attribute)
+        if asn1.decode_oid(oid) != EXTENSION_REQUEST:
+            continue
+        for extension in (extension for value in asn1.children(values) for extension in asn1.children(value)):
+            parts = tuple(asn1.children(extension))
+            if asn1.decode_oid(parts[0]) == _SUBJECT_ALTERNATIVE_NAME:
+                yield from _general_names(parts[-1])
+
+
+def _general_names(value: asn1.Node) -> Iterable[tuple[str, str]]:
+    try:
+        contents = asn1.decode_octets(value)
+        scan(contents)
+        nodes = tuple(asn1.children(asn1.read(contents)))
+    except Malformed:
+        nodes = ()
+    for node in nodes:
+        kind = _GENERAL_NAMES.get(node.tag)
+        if kind is not None:
+            yield kind, node.contents.decode("ascii", "replace")
+        elif node.tag == _IP_ADDRESS:
+            yield "IP", _address(node.contents)
+        else:
+            yield "other", ""
+
+
+def _address(octets: bytes) -> str:
+    try:
+        return str(ip_address(octets))
+    except ValueError:
+        return ""
+
+
+def _text(node: asn1.Node) -> str:
+    try:
+        return asn1.decode_text(node)
+    except Malformed:
+        return ""
 
 
 def encode_signing_request(

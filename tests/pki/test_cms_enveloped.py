@@ -19,7 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pki.core import algorithms, asn1
-from pki.core.cms import CmsError, Decrypted, DecryptionFailed, UnsupportedAlgorithm, decrypt, encrypt
+from pki.core.cms import (
+    CmsError,
+    Decrypted,
+    DecryptionFailed,
+    UnsupportedAlgorithm,
+    decrypt,
+    encrypt,
+    find_recipient,
+)
 from tests.pki.conftest import Party, vector
 from tests.pki.messages import Envelope, indefinite
 
@@ -378,3 +386,44 @@ def test_the_envelopes_of_the_rfc_author_are_read(rsa_party: Party) -> None:
     for name in ("scep_req1.der", "scep_resp1.der"):
         with pytest.raises(DecryptionFailed):
             _no_luck(vector(f"scep/{name}"), rsa_party)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_a_cipher_that_is_not_accepted_is_refused_before_anything_is_decrypted(
+    rsa_party: Party, cipher: str
+) -> None:
+    assert isinstance(rsa_party.key, rsa.RSAPrivateKey)
+    sealed = encrypt(CONTENT, recipient=rsa_party.certificate, cipher=cipher, random=secrets.token_bytes)
+    for accepted in CIPHERS:
+        if accepted == cipher:
+            opened_ = decrypt(
+                sealed,
+                recipient=rsa_party.certificate,
+                private_key=rsa_party.key,
+                random=secrets.token_bytes,
+                ciphers=[accepted],
+            )
+            assert opened_.content == CONTENT
+            continue
+        with pytest.raises(UnsupportedAlgorithm, match="not accepted here"):
+            decrypt(
+                sealed,
+                recipient=rsa_party.certificate,
+                private_key=rsa_party.key,
+                random=secrets.token_bytes,
+                ciphers=[accepted],
+            )
+
+
+def test_the_recipient_is_named_in_clear(rsa_party: Party, ec_party: Party) -> None:
+    sealed = encrypt(CONTENT, recipient=rsa_party.certificate, random=secrets.token_bytes)
+    both = [ec_party.certificate, rsa_party.certificate]
+    assert find_recipient(sealed, both) == rsa_party.certificate
+    assert find_recipient(sealed, [ec_party.certificate]) is None
+    assert find_recipient(b"garbage", both) is None
+    assert find_recipient(b"", both) is None
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_make_the_search_for_a_recipient_fail(rsa_party: Party, data: bytes) -> None:
+    assert find_recipient(data, [rsa_party.certificate]) is None

@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pki.core import algorithms, asn1
-from pki.core.csr import CHALLENGE_PASSWORD, CsrError, decode_signing_request, encode_signing_request
+from pki.core.csr import (
+    CHALLENGE_PASSWORD,
+    CsrError,
+    asked_names,
+    decode_signing_request,
+    encode_signing_request,
+)
 from pki.core.names import NameRefused
 from tests.pki.conftest import Party, openssl, spki
 from tests.pki.messages import attribute
@@ -232,3 +238,61 @@ def test_one_changed_byte(rsa_party: Party, data: st.DataObject) -> None:
         return
     assert decoded.challenge_passwords == ("SECRET",)
     assert decoded.public_key == spki(rsa_party.key)
+
+
+def test_the_names_that_are_asked_for(rsa_key: rsa.RSAPrivateKey) -> None:
+    subject = (("C", "GB"), ("O", "Orchard"), ("CN", "router, 1"))
+    san = (
+        ("DNS", "r1.example"),
+        ("IP", "192.0.2.1"),
+        ("IP", "2001:db8::1"),
+        ("URI", "urn:x"),
+        ("email", "a@b.c"),
+    )
+    asked = asked_names(
+        decode_signing_request(encode_signing_request(subject=subject, private_key=rsa_key, san=san))
+    )
+    assert (asked.subject, asked.alternative_names, asked.left_out) == (subject, san, ())
+
+
+def test_names_that_no_certificate_holds_are_left_out(rsa_key: rsa.RSAPrivateKey) -> None:
+    def part(oid: str, tag: int, value: bytes) -> bytes:
+        pair = asn1.encode_sequence(asn1.encode_oid(oid), asn1.encode(tag, value))
+        return asn1.encode(asn1.SET, pair)
+
+    subject = asn1.encode_sequence(
+        part("2.5.4.3", asn1.UTF8_STRING, b"good"),
+        part("2.5.4.10", asn1.UTF8_STRING, b"nul\0byte"),
+        part("1.2.3.4", asn1.UTF8_STRING, b"unknown"),
+        part("2.5.4.11", asn1.INTEGER, b"\1"),
+    )
+    names = asn1.encode_sequence(
+        asn1.encode(0x82, b"good.example"),
+        asn1.encode(0x82, b"bad name"),
+        asn1.encode(0x87, b"\1\2\3"),
+        asn1.encode(0xA0, b""),
+    )
+    extension = asn1.encode_sequence(asn1.encode_oid("2.5.29.17"), asn1.encode_octets(names))
+    asked = asked_names(
+        decode_signing_request(
+            request(
+                rsa_key,
+                subject=subject,
+                attributes=[attribute("1.2.840.113549.1.9.14", asn1.encode_sequence(extension))],
+            )
+        )
+    )
+    assert asked.subject == (("CN", "good"),)
+    assert asked.alternative_names == (("DNS", "good.example"),)
+    assert len(asked.left_out) == 6
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80))
+def test_asked_names_never_raise(rsa_key: rsa.RSAPrivateKey, value: bytes) -> None:
+    extension = asn1.encode_sequence(asn1.encode_oid("2.5.29.17"), asn1.encode_octets(value))
+    asked_names(
+        decode_signing_request(
+            request(rsa_key, attributes=[attribute("1.2.840.113549.1.9.14", asn1.encode_sequence(extension))])
+        )
+    )
