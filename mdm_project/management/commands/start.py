@@ -104,7 +104,7 @@ def web_command(bind: environment.Address, workers: int) -> list[str]:
         *("-m", "granian", "mdm_project.wsgi:application", "--interface", "wsgi", "--http", "1"),
         *("--host", bind.host, "--port", str(bind.port)),
         *("--workers", str(workers), "--blocking-threads", "64", "--backlog", "2048"),
-        *("--respawn-failed-workers", "--workers-kill-timeout", "10", "--log-level", "warning"),
+        *("--respawn-failed-workers", "--workers-kill-timeout", "10", "--log-level", "error"),
     ]
 
 
