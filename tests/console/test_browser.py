@@ -89,6 +89,12 @@ def test_pages_with_much_data(live_server: object, administrator: User, theme: s
         for name, path in forms(fleet):
             guest.open(path)
             guest.picture(f"form-{name}-{theme}")
+        guest.open(reverse("admin:api_apitoken_add"))
+        guest.page.fill("#id_name", "Inventory sync")
+        guest.page.check("input[value='devices:read']")
+        guest.page.click("input[type=submit]")
+        guest.page.wait_for_selector("code.secret")
+        guest.picture(f"token-made-{theme}")
         assert guest.trouble == []
         assert guest.foreign == []
 
