@@ -53,31 +53,33 @@ __all__ = [
     "Name",
     "NameRefused",
     "alternative_names_of",
+    "authority_key_usage",
     "build_certificate",
     "build_root",
     "build_self_signed",
     "describe",
     "describe_key",
     "encode_pem",
+    "key_usages_of",
     "load_certificate",
     "load_certificates",
     "load_public_key",
     "public_key_of",
     "read_identifiers",
+    "sign_certificate",
     "subject_of",
 ]
 
-KEY_USAGES = frozenset(
-    {
-        "digitalSignature",
-        "nonRepudiation",
-        "keyEncipherment",
-        "dataEncipherment",
-        "keyAgreement",
-        "keyCertSign",
-        "cRLSign",
-    }
-)
+_KEY_USAGE_FIELDS: Mapping[str, str] = {
+    "digitalSignature": "digital_signature",
+    "nonRepudiation": "content_commitment",
+    "keyEncipherment": "key_encipherment",
+    "dataEncipherment": "data_encipherment",
+    "keyAgreement": "key_agreement",
+    "keyCertSign": "key_cert_sign",
+    "cRLSign": "crl_sign",
+}
+KEY_USAGES = frozenset(_KEY_USAGE_FIELDS)
 EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
@@ -132,7 +134,8 @@ class CertificateFields:
     """All that an issued certificate will hold.
 
     ``public_key``: DER of a SubjectPublicKeyInfo. ``san``: pairs of kind (``DNS``, ``URI``, ``email``,
-    ``IP``) and value. ``path_length`` counts only with ``is_ca``.
+    ``IP``) and value. ``path_length`` counts only with ``is_ca``. ``ocsp_no_check``: nobody need ask whether
+    it was revoked (RFC 6960 section 4.2.2.2.1).
     """
 
     subject: Name
@@ -145,6 +148,8 @@ class CertificateFields:
     extended_key_usage: tuple[str, ...] = ()
     crl_url: str | None = None
     issuer_url: str | None = None
+    ocsp_url: str | None = None
+    ocsp_no_check: bool = False
     is_ca: bool = False
     path_length: int | None = None
 
@@ -201,6 +206,14 @@ def basic_constraints(certificate: x509.Certificate) -> tuple[bool, int | None]:
     """Whether it is a CA certificate, and its path length. Raises :class:`Malformed`."""
     extension = _extension(certificate, x509.BasicConstraints)
     return (extension.ca, extension.path_length) if extension else (False, None)
+
+
+def key_usages_of(der: bytes) -> frozenset[str] | None:
+    """The key usages by their names in RFC 5280; None where there is no such extension. Raises Malformed."""
+    extension = _extension(load_certificate(der), x509.KeyUsage)
+    if extension is None:
+        return None
+    return frozenset(name for name, attribute in _KEY_USAGE_FIELDS.items() if getattr(extension, attribute))
 
 
 def may_sign_certificates(certificate: x509.Certificate) -> bool:
@@ -333,14 +346,9 @@ def build_certificate(
     issuer = load_certificate(issuer_certificate)
     if _encode_public_key(private_key.public_key()) != _encode_public_key(public_key_of(issuer)):
         raise Malformed("the key is not that of the issuing certificate")
-    authority = (
-        subject_key_identifier(issuer)
-        or x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()).digest
+    return sign_certificate(
+        fields, subject=encode_name(fields.subject), issuer=issuer, private_key=private_key
     )
-    der = _build(fields, issuer.subject, authority, private_key)
-    if read_identifiers(der).issuer != read_identifiers(issuer_certificate).subject:
-        raise Malformed("the issuer's name would be encoded in another way")
-    return der
 
 
 def build_root(
@@ -353,35 +361,70 @@ def build_root(
     path_length: int | None = None,
 ) -> bytes:
     """A self-signed CA certificate; DER. Its key may sign and decrypt SCEP messages too (RFC 8894 2.1.2)."""
-    usage = {"digitalSignature", "keyCertSign", "cRLSign"}
-    if isinstance(private_key, rsa.RSAPrivateKey):
-        usage.add("keyEncipherment")
     fields = CertificateFields(
         subject=subject,
         public_key=_encode_public_key(private_key.public_key()),
         serial_number=serial_number,
         not_before=not_before,
         not_after=not_after,
-        key_usage=frozenset(usage),
+        key_usage=authority_key_usage(private_key.public_key()),
         is_ca=True,
         path_length=path_length,
     )
     return build_self_signed(fields, private_key=private_key)
 
 
+def authority_key_usage(public_key: PublicKeyTypes) -> frozenset[str]:
+    """What a CA's key is for. It answers SCEP too, and a client encrypts to it (RFC 8894 section 2.1.2)."""
+    usage = {"digitalSignature", "keyCertSign", "cRLSign"}
+    return frozenset(usage | {"keyEncipherment"} if isinstance(public_key, rsa.RSAPublicKey) else usage)
+
+
 def build_self_signed(fields: CertificateFields, *, private_key: PrivateKey) -> bytes:
     """A certificate signed by its own key; DER. Also the throw-away signer of a SCEP client."""
-    return _build(fields, encode_name(fields.subject), None, private_key)
+    return sign_certificate(fields, subject=encode_name(fields.subject), issuer=None, private_key=private_key)
+
+
+def sign_certificate(
+    fields: CertificateFields,
+    *,
+    subject: x509.Name,
+    issuer: x509.Certificate | None,
+    private_key: PrivateKey,
+) -> bytes:
+    """Build and sign; DER. ``subject`` stands for ``fields.subject``; ``issuer`` None: signed by its own key.
+
+    The issuer's name is copied. Raises :class:`Malformed` where its bytes would come out otherwise.
+    """
+    authority = None
+    if issuer is not None:
+        authority = (
+            subject_key_identifier(issuer)
+            or x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()).digest
+        )
+    der = _build(fields, subject, issuer.subject if issuer else subject, authority, private_key)
+    if issuer and read_identifiers(der).issuer != read_identifiers(issuer.public_bytes(Encoding.DER)).subject:
+        raise Malformed("the issuer's name would be encoded in another way")
+    return der
 
 
 def _build(
-    fields: CertificateFields, issuer: x509.Name, authority: bytes | None, private_key: PrivateKey
+    fields: CertificateFields,
+    subject: x509.Name,
+    issuer: x509.Name,
+    authority: bytes | None,
+    private_key: PrivateKey,
 ) -> bytes:
     public_key = load_public_key(fields.public_key)
+    key_identifier = (
+        x509.SubjectKeyIdentifier(fields.key_identifier)
+        if fields.key_identifier
+        else x509.SubjectKeyIdentifier.from_public_key(public_key)  # type: ignore[arg-type]
+    )
     builder = (
         x509.CertificateBuilder()
         .issuer_name(issuer)
-        .subject_name(encode_name(fields.subject))
+        .subject_name(subject)
         .public_key(public_key)  # type: ignore[arg-type]
         .serial_number(fields.serial_number)
         .not_valid_before(fields.not_before.astimezone(UTC))
@@ -391,7 +434,7 @@ def _build(
             critical=True,
         )
         .add_extension(_key_usage(fields.key_usage), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)  # type: ignore[arg-type]
+        .add_extension(key_identifier, critical=False)
     )
     if authority is not None:
         builder = builder.add_extension(x509.AuthorityKeyIdentifier(authority, None, None), critical=False)
@@ -401,33 +444,34 @@ def _build(
     if fields.san:
         # RFC 5280 section 4.2.1.6: critical where there is no subject.
         builder = builder.add_extension(
-            x509.SubjectAlternativeName(encode_alternative_names(fields.san)), critical=not fields.subject
+            x509.SubjectAlternativeName(encode_alternative_names(fields.san)), critical=not subject.rdns
         )
     if fields.crl_url:
         point = x509.DistributionPoint([x509.UniformResourceIdentifier(fields.crl_url)], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
-    if fields.issuer_url:
-        access = x509.AccessDescription(
-            AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(fields.issuer_url)
-        )
-        builder = builder.add_extension(x509.AuthorityInformationAccess([access]), critical=False)
+    if access := _authority_access(fields):
+        builder = builder.add_extension(x509.AuthorityInformationAccess(access), critical=False)
+    if fields.ocsp_no_check:
+        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
     return builder.sign(private_key, signing_hash(private_key)).public_bytes(Encoding.DER)
+
+
+def _authority_access(fields: CertificateFields) -> list[x509.AccessDescription]:
+    """Where its status is asked for, and where its issuer's certificate is (RFC 5280 section 4.2.2.1)."""
+    places = (
+        (AuthorityInformationAccessOID.OCSP, fields.ocsp_url),
+        (AuthorityInformationAccessOID.CA_ISSUERS, fields.issuer_url),
+    )
+    return [
+        x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in places if url
+    ]
 
 
 def _key_usage(usages: frozenset[str]) -> x509.KeyUsage:
     if unknown := usages - KEY_USAGES:
         raise ValueError(f"unknown key usage {sorted(unknown)}")
-    return x509.KeyUsage(
-        digital_signature="digitalSignature" in usages,
-        content_commitment="nonRepudiation" in usages,
-        key_encipherment="keyEncipherment" in usages,
-        data_encipherment="dataEncipherment" in usages,
-        key_agreement="keyAgreement" in usages,
-        key_cert_sign="keyCertSign" in usages,
-        crl_sign="cRLSign" in usages,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    named = {attribute: name in usages for name, attribute in _KEY_USAGE_FIELDS.items()}
+    return x509.KeyUsage(**named, encipher_only=False, decipher_only=False)
 
 
 def signing_hash(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
