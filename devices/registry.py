@@ -98,7 +98,11 @@ def users_of(enrollment: Enrollment) -> tuple[Enrollment, ...]:
 
 def lock(enrollment: Enrollment) -> Enrollment:
     """The row as it is now, locked until the transaction ends."""
-    return Enrollment.objects.select_for_update(of=("self",)).select_related("device").get(pk=enrollment.pk)
+    return (
+        Enrollment.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("device")
+        .get(pk=enrollment.pk)
+    )
 
 
 # Authenticate
@@ -130,7 +134,7 @@ def authenticate(
 
 def _lock_open_enrollments(udid: str) -> None:
     list(
-        Enrollment.objects.select_for_update(of=("self",))
+        Enrollment.objects.select_for_update(of=("self",), no_key=True)
         .filter(device__udid=udid, channel=Channel.DEVICE, state__in=OPEN_STATES)
         .order_by("pk")
         .values_list("pk", flat=True)
@@ -236,7 +240,7 @@ def _device(message: Authenticate) -> tuple[Device, bool]:
         udid=message.udid, defaults={"user_enrollment": message.user_enrollment, **_facts(message)}
     )
     if not is_new:
-        device = Device.objects.select_for_update().get(pk=device.pk)
+        device = Device.objects.select_for_update(no_key=True).get(pk=device.pk)
     _verify_same_device(device, message)
     return device, is_new
 
@@ -377,7 +381,7 @@ def user_token_update(
 
 
 def _user_enrollment(parent: Enrollment, user: ChannelIdentity, now: datetime) -> Enrollment:
-    child, _created = Enrollment.objects.select_for_update(of=("self",)).get_or_create(
+    child, _created = Enrollment.objects.select_for_update(of=("self",), no_key=True).get_or_create(
         parent=parent,
         user_id=user.user_id,
         channel=Channel.USER,
