@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
 from django.db import transaction
+from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
@@ -26,6 +27,8 @@ from pki.core.certificates import (
 )
 from pki.core.names import Name, NameRefused
 from pki.models import (
+    Certificate,
+    CertificateStatus,
     Issuer,
     IssuerCertificate,
     IssuerCertificateKind,
@@ -43,6 +46,9 @@ MAX_YEARS = 40
 BACKDATE = timedelta(minutes=10)
 _DAYS_A_YEAR = 365.25
 OWN_KINDS = (IssuerCertificateKind.SELF_SIGNED, IssuerCertificateKind.SUBORDINATE)
+LINK_KINDS = (IssuerCertificateKind.NEW_WITH_OLD, IssuerCertificateKind.OLD_WITH_NEW)
+# What this server holds the keys of: it replaces them by itself, so nobody depends on the old ones.
+SELF_RENEWED = (Purpose.PROFILE_SIGNING, Purpose.OCSP_SIGNING, Purpose.SCEP_RECIPIENT)
 
 
 class IssuerRefused(Exception):
@@ -80,7 +86,11 @@ def create_issuer(
         if Issuer.objects.filter(slug=slug).exists():
             raise IssuerRefused(f"there is an issuer {slug} already")
         issuer = Issuer.objects.create(
-            slug=slug, name=name, kind=IssuerKind.ROOT, trusted_for=[purpose.value for purpose in Purpose]
+            slug=slug,
+            name=name,
+            subject_der=read_identifiers(der).subject,
+            kind=IssuerKind.ROOT,
+            trusted_for=[purpose.value for purpose in Purpose],
         )
         issuer_key = add_key(issuer, private_key=private_key, algorithm=algorithm, certificate=der)
         add_certificate(issuer_key, der, kind=IssuerCertificateKind.SELF_SIGNED)
@@ -143,6 +153,7 @@ def add_key(
         public_key=public_key,
         # A CA without the extension is known by the SHA-1 of its key (RFC 5280 section 4.2.1.2).
         key_identifier=facts.subject_key_identifier or hashlib.sha1(public_key).digest(),  # noqa: S324
+        activated_at=timezone.now() if state == IssuerKeyState.CURRENT else None,
     )
 
 
@@ -153,11 +164,17 @@ def add_certificate(
     kind: IssuerCertificateKind,
     above: tuple[bytes, ...] = (),
     is_current: bool = True,
+    signed_by: IssuerKey | None = None,
 ) -> IssuerCertificate:
-    """Record a certificate of an issuer key. ``above``: the certificates over it, nearest first (DER)."""
+    """Record a certificate of an issuer key.
+
+    ``above``: the certificates over it, nearest first (DER), where the one above is not ours. ``signed_by``:
+    the key of ours that signed it, where that is another one.
+    """
     facts = describe(der)
     return IssuerCertificate.objects.create(
         issuer_key=issuer_key,
+        signed_by=signed_by,
         kind=kind,
         is_current=is_current,
         der=der,
@@ -187,6 +204,58 @@ def current_key(issuer: Issuer) -> IssuerKey:
     return issuer_key
 
 
+def keys_of(issuer: Issuer) -> list[IssuerKey]:
+    """Every key generation, the newest first, without the sealed private keys."""
+    return list(issuer.keys.select_related("issuer").defer("private_key_sealed").order_by("-generation"))
+
+
+def next_key(issuer: Issuer) -> IssuerKey | None:
+    """The key generation that is made but not in use yet; None where there is none.
+
+    It may lack a certificate: that of a subordinate of an external CA has to be fetched first.
+    """
+    return issuer.keys.filter(state=IssuerKeyState.NEXT).select_related("issuer").first()
+
+
+def all_certificates(issuer_key: IssuerKey) -> list[IssuerCertificate]:
+    """The certificates of one key: the one handed out, then those it replaced, then its links."""
+    rows = issuer_key.certificates.select_related("signed_by").order_by("-is_current", "-not_after", "-pk")
+    return sorted(rows, key=lambda row: row.kind in LINK_KINDS)
+
+
+def links_to(issuer_key: IssuerKey) -> list[bytes]:
+    """What leads from an older or newer root to this key: certificates of it by another key of its issuer."""
+    rows = issuer_key.certificates.filter(kind__in=LINK_KINDS, revoked_at=None).order_by("-not_after", "-pk")
+    return [bytes(der) for der in rows.values_list("der", flat=True)]
+
+
+def live_certificates(issuer_key: IssuerKey, now: datetime) -> QuerySet[Certificate]:
+    """The certificates in force that others hold and this key issued: who depends on it.
+
+    Without those whose keys are this server's own; those it replaces by itself.
+    """
+    return Certificate.objects.filter(
+        issuer_key=issuer_key, status=CertificateStatus.ISSUED, not_after__gt=now
+    ).exclude(purpose__in=SELF_RENEWED)
+
+
+def live_subordinates(issuer_key: IssuerKey, now: datetime) -> QuerySet[IssuerCertificate]:
+    """The certificates in force of CAs below that this key signed."""
+    return (
+        issuer_key.authorities.filter(
+            kind=IssuerCertificateKind.SUBORDINATE, is_current=True, revoked_at=None, not_after__gt=now
+        )
+        .exclude(issuer_key__state=IssuerKeyState.CLOSED)
+        .exclude(issuer_key__issuer__state=IssuerState.REVOKED)
+    )
+
+
+def live_count(issuer_key: IssuerKey, now: datetime | None = None) -> int:
+    """How many certificates in force hang on this key: those of devices and others, and of CAs below."""
+    now = now or timezone.now()
+    return live_certificates(issuer_key, now).count() + live_subordinates(issuer_key, now).count()
+
+
 def current_certificate(issuer_key: IssuerKey) -> IssuerCertificate:
     """The certificate that is handed out for a key. Raises :class:`IssuerMissing`."""
     certificate = issuer_key.certificates.filter(is_current=True, kind__in=OWN_KINDS).first()
@@ -201,9 +270,29 @@ def chain(issuer: Issuer) -> list[bytes]:
 
 
 def chain_of(certificate: IssuerCertificate) -> list[bytes]:
-    """A CA certificate and those above it up to the root, as DER."""
+    """A CA certificate and those above it up to the root, as DER.
+
+    Above a subordinate of ours stands what its parent hands out now: that may have been renewed since.
+    """
+    if certificate.signed_by is not None and certificate.kind == IssuerCertificateKind.SUBORDINATE:
+        return [bytes(certificate.der), *chain_of(current_certificate(certificate.signed_by))]
     above = bytes(certificate.chain)
     return [bytes(certificate.der), *(load_certificates(above) if above else ())]
+
+
+def trust_bundle(issuer: Issuer) -> list[bytes]:
+    """What a relying party needs to check certificates of every generation in use or still trusted.
+
+    The current chain first, then those of the other generations, then the links between them.
+    """
+    states = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT, IssuerKeyState.PREVIOUS)
+    rows = IssuerCertificate.objects.select_related("issuer_key", "signed_by").filter(
+        issuer_key__issuer=issuer, issuer_key__state__in=states, revoked_at=None
+    )
+    own = [row for row in rows if row.is_current and row.kind in OWN_KINDS]
+    own.sort(key=lambda row: (states.index(IssuerKeyState(row.issuer_key.state)), -row.issuer_key.generation))
+    links = [bytes(row.der) for row in rows if row.kind in LINK_KINDS]
+    return list(dict.fromkeys([der for row in own for der in chain_of(row)] + links))
 
 
 def certificate_url(issuer: Issuer) -> str:

@@ -29,8 +29,12 @@ class IssuerKind(models.TextChoices):
 
 
 class IssuerState(models.TextChoices):
+    """DRAFT and AWAITING: a subordinate of an external root that has no certificate yet."""
+
+    DRAFT = "DRAFT", _("draft: its request is to be fetched")
+    AWAITING = "AWAITING", _("awaiting its signed certificate")
     ACTIVE = "ACTIVE", _("active")
-    RETIRED = "RETIRED", _("retired")
+    RETIRED = "RETIRED", _("retired: issues nothing new")
     REVOKED = "REVOKED", _("revoked")
 
 
@@ -41,7 +45,24 @@ class Issuer(models.Model):
         _("short name"), unique=True, help_text=_("Part of addresses, as in /scep/bramley/.")
     )
     name = models.CharField(_("name"), max_length=200)
+    subject_der = models.BinaryField(
+        editable=False,
+        default=b"",
+        help_text="DER of the Name in its certificates; it never changes. Empty where it is only trusted.",
+    )
     kind = models.CharField(_("kind"), max_length=12, choices=IssuerKind.choices, default=IssuerKind.ROOT)
+    parent = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="subordinates",
+        verbose_name=_("issued by"),
+        help_text=_("The issuer of ours that signs its certificates."),
+    )
+    path_length = models.PositiveSmallIntegerField(
+        _("levels of CAs below"), null=True, blank=True, help_text=_("Empty: as many as you like.")
+    )
     state = models.CharField(
         _("state"), max_length=8, choices=IssuerState.choices, default=IssuerState.ACTIVE
     )
@@ -51,6 +72,8 @@ class Issuer(models.Model):
     leaf_validity_days = models.PositiveIntegerField(_("days that a certificate is valid"), default=730)
     crl_validity_days = models.PositiveIntegerField(_("days that a CRL is valid"), default=7)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    retired_at = models.DateTimeField(_("retired"), null=True, blank=True)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("issuer")
@@ -90,6 +113,18 @@ class IssuerKey(models.Model):
     crl_number = models.PositiveBigIntegerField(_("last CRL number"), default=0)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     activate_at = models.DateTimeField(_("activate at"), null=True, blank=True)
+    activated_at = models.DateTimeField(_("in use from"), null=True, blank=True)
+    replaced_at = models.DateTimeField(_("in use until"), null=True, blank=True)
+    closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
+    signing_request = models.BinaryField(
+        editable=False, default=b"", help_text="PKCS #10 DER: the newest one made for an external CA"
+    )
+    requested_at = models.DateTimeField(
+        _("request made"),
+        null=True,
+        blank=True,
+        help_text=_("A certificate for this request is awaited. Empty once it has been imported."),
+    )
 
     class Meta:
         verbose_name = _("issuer key")
@@ -99,6 +134,9 @@ class IssuerKey(models.Model):
             models.UniqueConstraint(fields=["issuer", "generation"], name="issuer_key_generation"),
             models.UniqueConstraint(
                 fields=["issuer"], condition=models.Q(state="CURRENT"), name="issuer_one_current_key"
+            ),
+            models.UniqueConstraint(
+                fields=["issuer"], condition=models.Q(state="NEXT"), name="issuer_one_next_key"
             ),
         ]
 
@@ -113,11 +151,35 @@ class IssuerCertificateKind(models.TextChoices):
     NEW_WITH_OLD = "NEW_WITH_OLD", _("link: new key signed by old")
 
 
+class RevocationReason(models.TextChoices):
+    """RFC 5280 section 5.3.1, by its names there."""
+
+    UNSPECIFIED = "unspecified", _("unspecified")
+    KEY_COMPROMISE = "keyCompromise", _("key compromise")
+    CA_COMPROMISE = "cACompromise", _("CA compromise")
+    AFFILIATION_CHANGED = "affiliationChanged", _("affiliation changed")
+    SUPERSEDED = "superseded", _("superseded")
+    CESSATION = "cessationOfOperation", _("cessation of operation")
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn", _("privilege withdrawn")
+
+
 class IssuerCertificate(models.Model):
-    """A CA certificate for one issuer key. Several over time: renewals and links."""
+    """A CA certificate for one issuer key. Several over time: renewals and links.
+
+    ``signed_by``: the key of ours that signed it, where that is another one than its own. Such a certificate
+    stands on the CRL of that key once it is revoked.
+    """
 
     issuer_key = models.ForeignKey(
         IssuerKey, on_delete=models.PROTECT, related_name="certificates", verbose_name=_("issuer key")
+    )
+    signed_by = models.ForeignKey(
+        IssuerKey,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="authorities",
+        verbose_name=_("signed by"),
     )
     kind = models.CharField(_("kind"), max_length=12, choices=IssuerCertificateKind.choices)
     is_current = models.BooleanField(
@@ -134,6 +196,10 @@ class IssuerCertificate(models.Model):
     sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
     not_before = models.DateTimeField(_("valid from"))
     not_after = models.DateTimeField(_("valid until"))
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+    revocation_reason = models.CharField(
+        _("reason"), max_length=20, choices=RevocationReason.choices, blank=True
+    )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
     class Meta:
@@ -156,18 +222,6 @@ class CertificateStatus(models.TextChoices):
     ISSUED = "ISSUED", _("issued")
     SUPERSEDED = "SUPERSEDED", _("superseded")
     REVOKED = "REVOKED", _("revoked")
-
-
-class RevocationReason(models.TextChoices):
-    """RFC 5280 section 5.3.1, by its names there."""
-
-    UNSPECIFIED = "unspecified", _("unspecified")
-    KEY_COMPROMISE = "keyCompromise", _("key compromise")
-    CA_COMPROMISE = "cACompromise", _("CA compromise")
-    AFFILIATION_CHANGED = "affiliationChanged", _("affiliation changed")
-    SUPERSEDED = "superseded", _("superseded")
-    CESSATION = "cessationOfOperation", _("cessation of operation")
-    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn", _("privilege withdrawn")
 
 
 class Certificate(models.Model):
@@ -226,7 +280,13 @@ class Certificate(models.Model):
         indexes = [
             models.Index(
                 fields=["issuer_key"], condition=models.Q(status="REVOKED"), name="certificate_revoked"
-            )
+            ),
+            # How many hang on a key generation, and when they end.
+            models.Index(
+                fields=["issuer_key", "not_after"],
+                condition=models.Q(status="ISSUED"),
+                name="certificate_live",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -236,6 +296,60 @@ class Certificate(models.Model):
     def name(self) -> str:
         """What people know it by: the common name, else the whole subject, else the alternative names."""
         return common_name(self.subject) or self.subject or self.subject_alternative_name or "-"
+
+
+class CertificateProfile(models.Model):
+    """What certificates for one purpose look like, at every issuer or at one.
+
+    Where there is no row for a purpose the rules are those of :data:`pki.core.profile.BUILT_IN`.
+    """
+
+    purpose = models.CharField(_("purpose"), max_length=20, choices=Purpose.choices)
+    issuer = models.ForeignKey(
+        Issuer,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="profiles",
+        verbose_name=_("issuer"),
+        help_text=_("Empty: every issuer that has no rules of its own for this purpose."),
+    )
+    validity_days = models.PositiveIntegerField(
+        _("days that a certificate is valid"),
+        null=True,
+        blank=True,
+        help_text=_("Empty: as the issuer says."),
+    )
+    key_usage = models.JSONField(_("the key may be used for"), default=list)
+    extended_key_usage = models.JSONField(_("purposes in the certificate"), default=list, blank=True)
+    subject_attributes = models.JSONField(_("parts of the name that are kept"), default=list, blank=True)
+    organization = models.CharField(_("organisation"), max_length=64, blank=True)
+    organizational_unit = models.CharField(_("organisational unit"), max_length=64, blank=True)
+    country = models.CharField(_("country"), max_length=2, blank=True)
+    alternative_names = models.JSONField(_("kinds of alternative names"), default=list, blank=True)
+    min_rsa_bits = models.PositiveIntegerField(_("smallest RSA key"), default=2048)
+    ec_allowed = models.BooleanField(_("elliptic curve keys (P-256, P-384) too"), default=True)
+    crl_address = models.BooleanField(_("address of the CRL"), default=True)
+    authority_address = models.BooleanField(
+        _("address of the issuer's certificate, and of OCSP"), default=True
+    )
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("certificate profile")
+        verbose_name_plural = _("certificate profiles")
+        ordering = ["purpose", "issuer"]
+        constraints = [
+            models.UniqueConstraint(fields=["purpose", "issuer"], name="certificate_profile_of_issuer"),
+            models.UniqueConstraint(
+                fields=["purpose"], condition=models.Q(issuer=None), name="certificate_profile_of_all"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        purpose = Purpose(self.purpose).label
+        return f"{purpose} ({self.issuer})" if self.issuer else str(purpose)
 
 
 class HeldKey(models.Model):

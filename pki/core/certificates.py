@@ -152,6 +152,7 @@ class CertificateFields:
     ocsp_no_check: bool = False
     is_ca: bool = False
     path_length: int | None = None
+    key_identifier: bytes | None = None
 
 
 # --- Reading ---------------------------------------------------------------------------------------------
