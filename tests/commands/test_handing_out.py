@@ -224,7 +224,9 @@ def test_an_answer_to_the_command_of_another_device_changes_nothing(status: str)
     assert str(theirs.uuid) in refusal.detail
 
 
-@pytest.mark.parametrize("text", ["0001_DeviceInformation", "f711a01c-046a-476b-ab1a-80ac34b926ea", "' OR 1=1 --"])
+@pytest.mark.parametrize(
+    "text", ["0001_DeviceInformation", "f711a01c-046a-476b-ab1a-80ac34b926ea", "' OR 1=1 --"]
+)
 def test_an_answer_to_nothing_we_know(text: str) -> None:
     target = one()
     with no_change(), transaction.atomic():
