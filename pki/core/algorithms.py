@@ -76,6 +76,13 @@ def encode_algorithm(oid: str, *parameters: bytes) -> bytes:
     return asn1.encode_sequence(asn1.encode_oid(oid), *parameters)
 
 
+def encode_signature_algorithm(key: PrivateKey, digest: str) -> bytes:
+    """AlgorithmIdentifier of what :func:`sign` makes with this key and digest."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return encode_algorithm(RSA_SIGNATURE_OIDS[digest], asn1.encode_null())
+    return encode_algorithm(ECDSA_OIDS[digest])
+
+
 def decode_digest(node: asn1.Node, *, allow_sha1: bool) -> str:
     """The name of a digest algorithm. Raises :class:`Unsupported` for MD5 and what else is not allowed."""
     oid, parameters = decode_algorithm(node)

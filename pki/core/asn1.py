@@ -244,4 +244,9 @@ def encode_time(at: datetime) -> bytes:
     at = at.astimezone(UTC)
     if 1950 <= at.year < 2050:
         return encode(UTC_TIME, at.strftime("%y%m%d%H%M%SZ").encode())
-    return encode(GENERALIZED_TIME, at.strftime("%Y%m%d%H%M%SZ").encode())
+    return encode_generalized_time(at)
+
+
+def encode_generalized_time(at: datetime) -> bytes:
+    """GeneralizedTime in whole seconds. ``at`` is aware."""
+    return encode(GENERALIZED_TIME, at.astimezone(UTC).strftime("%Y%m%d%H%M%SZ").encode())

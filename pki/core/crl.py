@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-
 from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import (
@@ -61,7 +59,8 @@ def build_crl(
     certificate, issuer = load_certificate(issuer_certificate), read_identifiers(issuer_certificate)
     if private_key.public_key() != public_key_of(certificate):
         raise Malformed("the key is not that of the issuing certificate")
-    algorithm = _signature_algorithm(private_key)
+    digest = signing_hash(private_key).name
+    algorithm = algorithms.encode_signature_algorithm(private_key, digest)
     entries = [_encode_entry(entry) for entry in revoked]
     signed = asn1.encode_sequence(
         asn1.encode_integer(1),
@@ -73,15 +72,8 @@ def build_crl(
         asn1.encode_sequence(*entries) if entries else b"",
         asn1.encode(asn1.context(0), _encode_extensions(number, subject_key_identifier(certificate))),
     )
-    signature = algorithms.sign(private_key, signing_hash(private_key).name, signed)
+    signature = algorithms.sign(private_key, digest, signed)
     return asn1.encode_sequence(signed, algorithm, asn1.encode(asn1.BIT_STRING, b"\0" + signature))
-
-
-def _signature_algorithm(private_key: PrivateKey) -> bytes:
-    digest = signing_hash(private_key).name
-    if isinstance(private_key, rsa.RSAPrivateKey):
-        return algorithms.encode_algorithm(algorithms.RSA_SIGNATURE_OIDS[digest], asn1.encode_null())
-    return algorithms.encode_algorithm(algorithms.ECDSA_OIDS[digest])
 
 
 def _encode_entry(entry: RevokedCertificate) -> bytes:
