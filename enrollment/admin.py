@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -21,15 +21,16 @@ from audit import recording
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from devices.models import Channel, Enrollment
-from enrollment import completion
+from enrollment import admin_device_cas, completion
 from enrollment.core.payloads import RIGHTS, RightsRefused, verify_access_rights
-from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
+from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow, SessionState
+from enrollment.progress import progress
 from enrollment.topic import obstacles, topic_of
 from enrollment.views import client_address
 from pki import issuers
 from pki.core.names import NameRefused, verify_name_value
-from pki.models import Certificate, Issuer, IssuerKind
-from scep.models import Transaction
+from pki.models import Certificate, Issuer, IssuerKind, Purpose
+from scep.models import Transaction, TransactionStatus
 
 if TYPE_CHECKING:  # generic for the type checker only
     _Admin: TypeAlias = admin.ModelAdmin[EnrollmentProfile]
@@ -80,6 +81,7 @@ class EnrollmentProfileForm(_Form):
             "topic",
             "check_out_when_removed",
             "session_minutes",
+            "payload_cipher",
         ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -150,7 +152,10 @@ class EnrollmentProfileAdmin(_Admin):
     fieldsets = [
         (None, {"fields": ["name", "slug", "organization", "description", "enabled"]}),
         (_("Addresses"), {"fields": ["addresses", "state_of_setup"]}),
-        (_("How devices enrol"), {"fields": ["allow_direct", "allow_ota", "session_minutes"]}),
+        (
+            _("How devices enrol"),
+            {"fields": ["allow_direct", "allow_ota", "session_minutes", "payload_cipher"]},
+        ),
         (
             _("What devices get"),
             {"fields": ["issuer", "topic", "topic_in_use", "rights", "check_out_when_removed"]},
@@ -188,8 +193,13 @@ class EnrollmentProfileAdmin(_Admin):
             return gettext("Shown when the profile is saved.")
         rows = [
             (gettext("Page for people"), reverse("enrollment:page", args=[profile.slug])),
-            (gettext("Download of the profile"), reverse("enrollment:profile", args=[profile.slug])),
         ]
+        if profile.allow_direct:
+            rows.append(
+                (gettext("Download of the profile"), reverse("enrollment:profile", args=[profile.slug]))
+            )
+        if profile.allow_ota:
+            rows.append((gettext("Over the air"), reverse("over_the_air", args=[profile.slug])))
         base = settings.BRAMLEY_PUBLIC_URL
         return format_html_join(
             "", '<div>{}: <a href="{}">{}</a></div>', ((name, path, base + path) for name, path in rows)
@@ -259,6 +269,10 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
                 "fields": [
                     "serial_number",
                     "udid",
+                    "product",
+                    "version",
+                    "imei",
+                    "meid",
                     "expected_serial_number",
                     "expected_udid",
                     "pre_approved",
@@ -268,9 +282,23 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
             },
         ),
         (_("When"), {"fields": ["created_at", "updated_at", "expires_at"]}),
-        (_("Certificates"), {"fields": ["certificates", "requests", "identifier"]}),
+        (
+            _("Certificates"),
+            {"fields": ["certificates", "requests", "device_certificate_sha256", "identifier"]},
+        ),
     ]
     readonly_fields = ["identifier", "where_it_is", "device", "certificates", "requests"]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        session = EnrollmentSession.objects.filter(pk=object_id).first() if object_id.isdigit() else None
+        extra = {"progress": progress(session) if session else None, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, extra)
 
     def has_stop_permission(self, request: HttpRequest) -> bool:
         """Asked by the action: the right to change sessions is the right to stop them."""
@@ -281,15 +309,19 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         enrollments = Enrollment.objects.filter(binding=OuterRef("uuid"), channel=Channel.DEVICE).order_by(
             "-id"
         )
-        requests = Transaction.objects.filter(challenge__binding=OuterRef("uuid")).order_by("-id")
+        refused = Transaction.objects.filter(
+            challenge__binding=OuterRef("uuid"), status=TransactionStatus.FAILURE
+        ).order_by("-id")
+        certificates = Certificate.objects.filter(binding=OuterRef("uuid"))
         sessions: QuerySet[EnrollmentSession] = super().get_queryset(request)
         return sessions.annotate(
             device_id=Subquery(enrollments.values("device_id")[:1]),
             device_name=Subquery(enrollments.values("device__name")[:1]),
             device_serial_number=Subquery(enrollments.values("device__serial_number")[:1]),
             device_udid=Subquery(enrollments.values("device__udid")[:1]),
-            certified=Exists(Certificate.objects.filter(binding=OuterRef("uuid"))),
-            last_refusal=Subquery(requests.values("reason")[:1]),
+            certified=Exists(certificates.filter(purpose=Purpose.MDM_IDENTITY)),
+            ota_certified=Exists(certificates.filter(purpose=Purpose.OTA_IDENTITY)),
+            last_refusal=Subquery(refused.values("reason")[:1]),
         )
 
     @admin.display(description=_("where it is"))
@@ -297,17 +329,38 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         """The step reached, and what was said when it stopped."""
         refusal = getattr(session, "last_refusal", None) or ""
         if session.reason:
-            return f"{session.reason}: {refusal}" if refusal else session.reason
-        if session.state == SessionState.OFFERED:
-            if refusal:
+            return ": ".join(part for part in (session.reason, refusal or session.refusal_reason) if part)
+        step = self._step(session, refusal)
+        if session.refusal_reason and session.state != SessionState.COMPLETED:
+            return gettext("%(step)s; refused: %(reason)s") % {
+                "step": step,
+                "reason": session.refusal_reason,
+            }
+        return step
+
+    def _step(self, session: EnrollmentSession, refusal: str) -> str:
+        """What it waits for. The state may lag behind the certificates, which are issued elsewhere."""
+        certified = bool(getattr(session, "certified", False))
+        ota_certified = bool(getattr(session, "ota_certified", False))
+        match session.state:
+            case SessionState.OFFERED if session.flow == Flow.OTA:
+                return gettext("profile downloaded, waiting for the device to make itself known")
+            case SessionState.IDENTIFIED if not ota_certified and refusal:
                 return gettext("certificate refused: %(reason)s") % {"reason": refusal}
-            if getattr(session, "certified", False):
+            case SessionState.IDENTIFIED if not ota_certified:
+                return gettext("device known, waiting for the request for a certificate")
+            case SessionState.IDENTIFIED | SessionState.OTA_CERTIFIED:
+                return gettext("certificate for the enrolment issued, waiting for the device to come back")
+            case SessionState.OFFERED | SessionState.DELIVERED if certified:
                 return gettext("certificate issued, waiting for the device to check in")
-            return gettext("profile downloaded, waiting for the request for a certificate")
-        if session.state == SessionState.CERTIFIED:
-            return gettext("certificate issued, waiting for the device to check in")
-        if session.state == SessionState.AUTHENTICATED:
-            return gettext("device checked in, waiting for its push token")
+            case SessionState.OFFERED | SessionState.DELIVERED if refusal:
+                return gettext("certificate refused: %(reason)s") % {"reason": refusal}
+            case SessionState.OFFERED | SessionState.DELIVERED:
+                return gettext("profile downloaded, waiting for the request for a certificate")
+            case SessionState.CERTIFIED:
+                return gettext("certificate issued, waiting for the device to check in")
+            case SessionState.AUTHENTICATED:
+                return gettext("device checked in, waiting for its push token")
         return "-"
 
     @admin.display(description=_("device"))
@@ -364,3 +417,6 @@ def _link(address: str, label: str) -> SafeString:
 
 def _links(rows: Any) -> SafeString | str:
     return format_html_join("", '<div><a href="{}">{}</a></div>', rows) or "-"
+
+
+__all__ = ["EnrollmentProfileAdmin", "EnrollmentSessionAdmin", "admin_device_cas"]

@@ -48,6 +48,7 @@ def form(issuer: Issuer, **changes: Any) -> dict[str, Any]:
         "issuer": str(issuer.pk),
         "topic": "",
         "rights": ["1", "2", "16"],
+        "payload_cipher": "aes128_cbc",
         **changes,
     }
 
