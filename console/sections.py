@@ -31,7 +31,12 @@ SECTIONS = (
         "enrolment",
         _("Enrolment"),
         "enrol",
-        ("enrollment.enrollmentprofile", "enrollment.enrollmentsession"),
+        (
+            "enrollment.enrollmentprofile",
+            "enrollment.enrollmentsession",
+            "enrollment.deviceauthority",
+            "enrollment.devicesigner",
+        ),
     ),
     Section(
         "certificates",
