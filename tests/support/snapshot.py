@@ -1,7 +1,7 @@
 """``no-change`` of the threat model: what a refused request must leave as it was.
 
 :func:`snapshot` digests every row of every table, but for the record of acts and refusals and the columns
-that say when somebody was last in touch.
+that say when somebody was last in touch, or last refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.apps import apps
 from django.db import connection, models
 
 IGNORED_APPS = frozenset({"audit", "sessions", "contenttypes", "admin"})
-IGNORED_COLUMNS = frozenset({"last_seen_at"})
+IGNORED_COLUMNS = frozenset({"last_seen_at", "refusal_reason", "refused_at"})
 
 
 def snapshot() -> dict[str, str]:
