@@ -87,6 +87,8 @@ class EnrollmentState(models.TextChoices):
     REFUSED = "REFUSED", _("refused by an administrator")
     CHECKED_OUT = "CHECKED_OUT", _("checked out")
     REPLACED = "REPLACED", _("replaced by a later enrollment")
+    TURN_AWAY = "TURN_AWAY", _("to be turned away at its next contact")
+    TURNED_AWAY = "TURNED_AWAY", _("turned away by an administrator")
 
 
 LIVE_STATES = (EnrollmentState.AUTHENTICATED, EnrollmentState.ENROLLED)

@@ -7,9 +7,53 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from devices.models import DeviceGroup
 from pki.models import Issuer
 
 ALL_ACCESS_RIGHTS = 8191
+
+
+class Access(models.TextChoices):
+    """What a person shows before the download."""
+
+    OPEN = "OPEN", _("nothing: whoever has the address may enrol")
+    CODE = "CODE", _("a code")
+    LOGIN = "LOGIN", _("who they are, by signing in")
+
+
+class IdentityProvider(models.Model):
+    """Where people sign in with OpenID Connect before they enrol."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    name = models.CharField(_("name"), max_length=100, help_text=_("On the button: “Sign in with …”."))
+    issuer = models.URLField(
+        _("issuer"),
+        max_length=300,
+        help_text=_("As the provider writes it, such as https://login.example.com/realms/staff."),
+    )
+    client_id = models.CharField(_("client id"), max_length=200)
+    client_secret_sealed = models.BinaryField(
+        editable=False,
+        default=b"",
+        help_text="Sealed with context enrollment.identityprovider.client_secret:<uuid>; empty: none",
+    )
+    groups_claim = models.CharField(
+        _("claim with the groups"),
+        max_length=100,
+        blank=True,
+        default="groups",
+        help_text=_("Which claim of the ID token lists the groups of a person. Empty: none does."),
+    )
+    enabled = models.BooleanField(_("enabled"), default=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("sign-in provider")
+        verbose_name_plural = _("sign-in providers")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class PayloadCipher(models.TextChoices):
@@ -49,6 +93,46 @@ class EnrollmentProfile(models.Model):
         default=PayloadCipher.AES_128,
         help_text=_("How the final profile is encrypted to the device. Every current system takes AES."),
     )
+    access = models.CharField(_("people show"), max_length=5, choices=Access.choices, default=Access.OPEN)
+    allow_accounts = models.BooleanField(
+        _("accounts of this server"),
+        default=True,
+        help_text=_("People sign in with a name and password of this server. They need no rights here."),
+    )
+    identity_provider = models.ForeignKey(
+        IdentityProvider,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="profiles",
+        verbose_name=_("sign-in provider"),
+    )
+    people_groups = models.TextField(
+        _("only people of these groups"),
+        blank=True,
+        help_text=_("Names of groups, one on each line; one of them is enough. Empty: everybody."),
+    )
+    max_enrollments = models.PositiveIntegerField(
+        _("at most"),
+        null=True,
+        blank=True,
+        help_text=_("How many devices may enrol here in all. Empty: any number."),
+    )
+    closes_at = models.DateTimeField(
+        _("closes"), null=True, blank=True, help_text=_("Nobody enrols after that. Empty: it stays open.")
+    )
+    only_listed = models.BooleanField(
+        _("only listed devices"),
+        default=False,
+        help_text=_("Only devices whose serial numbers are listed here."),
+    )
+    groups = models.ManyToManyField(
+        DeviceGroup,
+        blank=True,
+        related_name="+",
+        verbose_name=_("device groups"),
+        help_text=_("Devices that enrol here join these groups."),
+    )
     payload_uuid = models.UUIDField(default=uuid.uuid4, editable=False)
     session_minutes = models.PositiveIntegerField(_("minutes that a download stays usable"), default=60)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -60,6 +144,84 @@ class EnrollmentProfile(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ListedDevice(models.Model):
+    """A device that may enrol where only listed ones may; by its serial number in normal form."""
+
+    profile = models.ForeignKey(
+        EnrollmentProfile, on_delete=models.CASCADE, related_name="listed_devices", verbose_name=_("profile")
+    )
+    serial_number = models.CharField(_("serial number"), max_length=64)
+
+    class Meta:
+        verbose_name = _("listed device")
+        verbose_name_plural = _("listed devices")
+        ordering = ["serial_number"]
+        constraints = [
+            models.UniqueConstraint(fields=["profile", "serial_number"], name="listed_device_once")
+        ]
+
+    def __str__(self) -> str:
+        return self.serial_number
+
+
+class EnrollmentCode(models.Model):
+    """A code that lets people enrol: once, a number of times, or any number of times until it ends."""
+
+    profile = models.ForeignKey(
+        EnrollmentProfile,
+        on_delete=models.CASCADE,
+        related_name="codes",
+        verbose_name=_("enrolment profile"),
+    )
+    label = models.CharField(
+        _("for whom"), max_length=200, blank=True, help_text=_("Whatever tells you later whom it is for.")
+    )
+    value_hash = models.BinaryField(
+        max_length=32, unique=True, editable=False, help_text="Keyed hash of the profile's id and the code."
+    )
+    max_uses = models.PositiveIntegerField(_("works"), null=True, blank=True, default=1)
+    uses = models.PositiveIntegerField(_("used"), default=0)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"))
+    created_by = models.CharField(_("created by"), max_length=200)
+
+    class Meta:
+        verbose_name = _("enrolment code")
+        verbose_name_plural = _("enrolment codes")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.label or f"{self._meta.verbose_name} {self.pk}"
+
+
+class BlockedDevice(models.Model):
+    """A serial number or UDID that stays out, however it is written."""
+
+    identifier = models.CharField(
+        _("serial number or UDID"), max_length=64, help_text=_("Case, spaces and hyphens do not matter.")
+    )
+    normal = models.CharField(max_length=64, unique=True, editable=False)
+    reason = models.CharField(_("reason"), max_length=300, blank=True)
+    created_at = models.DateTimeField(_("blocked"))
+    created_by = models.CharField(_("blocked by"), max_length=200)
+
+    class Meta:
+        verbose_name = _("blocked device")
+        verbose_name_plural = _("blocked devices")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.identifier
+
+
+class PersonSource(models.TextChoices):
+    """By what it is known who enrolled."""
+
+    ACCOUNT = "ACCOUNT", _("account of this server")
+    OPENID = "OPENID", _("sign-in provider")
 
 
 class Flow(models.TextChoices):
@@ -110,6 +272,23 @@ class EnrollmentSession(models.Model):
         help_text=_(
             "An administrator made it for the expected device: it may replace that device's enrollment."
         ),
+    )
+    # Who enrols, and by what they were let in.
+    person = models.CharField(_("person"), max_length=200, blank=True)
+    person_source = models.CharField(_("known by"), max_length=7, choices=PersonSource.choices, blank=True)
+    person_id = models.CharField(
+        _("id of the person"), max_length=300, blank=True, help_text=_("User id, or issuer and subject.")
+    )
+    code = models.ForeignKey(
+        EnrollmentCode,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="sessions",
+        verbose_name=_("code"),
+    )
+    ticket = models.UUIDField(
+        null=True, unique=True, editable=False, help_text="The ticket of the download: each counts once."
     )
     udid = models.CharField(_("UDID"), max_length=64, blank=True)
     serial_number = models.CharField(_("serial number"), max_length=64, blank=True)

@@ -32,6 +32,12 @@ class PushCertificate(models.Model):
     not_before = models.DateTimeField(_("valid from"), null=True, blank=True)
     not_after = models.DateTimeField(_("valid until"), null=True, blank=True)
     csr = models.BinaryField(editable=False, default=b"", help_text="PKCS #10, DER")
+    signed_request = models.BinaryField(
+        editable=False,
+        default=b"",
+        help_text="What Apple's portal takes: Base64 of a property list with the request, signed by a vendor",
+    )
+    signed_by = models.CharField(_("request signed by"), max_length=200, blank=True)
     der = models.BinaryField(editable=False, default=b"", help_text="certificate, DER")
     chain = models.BinaryField(editable=False, default=b"", help_text="PEM certificates above it")
     private_key_sealed = models.BinaryField(
@@ -47,6 +53,9 @@ class PushCertificate(models.Model):
     paused_until = models.DateTimeField(_("resting until"), null=True, blank=True)
     trouble = models.CharField(
         _("trouble"), max_length=300, blank=True, help_text=_("Why APNs could not be reached, until it can.")
+    )
+    warned_days = models.PositiveSmallIntegerField(
+        null=True, editable=False, help_text="Of which of the days before its end a warning is on record"
     )
     activated_at = models.DateTimeField(_("active since"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -65,6 +74,35 @@ class PushCertificate(models.Model):
 
     def __str__(self) -> str:
         return self.topic or str(_("push certificate request"))
+
+
+class VendorCertificate(models.Model):
+    """An MDM vendor certificate of Apple's: with its key requests for push certificates are signed here."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    common_name = models.CharField(_("name"), max_length=200, blank=True)
+    serial_number = models.CharField(_("serial number"), max_length=40, blank=True)
+    not_before = models.DateTimeField(_("valid from"))
+    not_after = models.DateTimeField(_("valid until"))
+    der = models.BinaryField(editable=False, help_text="certificate, DER")
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    chain = models.BinaryField(editable=False, default=b"", help_text="PEM certificates above it")
+    private_key_sealed = models.BinaryField(
+        editable=False, help_text="PKCS #8 DER, sealed with context push.vendorcertificate.private_key:<uuid>"
+    )
+    retired_at = models.DateTimeField(_("out of use since"), null=True, blank=True)
+    warned_days = models.PositiveSmallIntegerField(
+        null=True, editable=False, help_text="Of which of the days before its end a warning is on record"
+    )
+    created_at = models.DateTimeField(_("imported"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("MDM vendor certificate")
+        verbose_name_plural = _("MDM vendor certificates")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.common_name or self.serial_number
 
 
 class PushState(models.TextChoices):
