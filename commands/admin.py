@@ -178,7 +178,7 @@ class CommandAdmin(ReadOnlyAdmin):
             {
                 "fields": [
                     *("created_at", "created_by", "source", "targets", "at_most_once"),
-                    *("not_before", "expires_at", "cancelled_at", "uuid"),
+                    *("not_before", "expires_at", "cancelled_at", "filled_by", "uuid"),
                 ]
             },
         ),

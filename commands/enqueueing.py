@@ -81,6 +81,7 @@ def enqueue(
     expires_at: datetime | None = None,
     unless_queued: bool = False,
     command_uuid: uuid.UUID | None = None,
+    filled_by: str = "",
 ) -> Enqueued:
     """Queue one command for these enrollments, and make a push due for each.
 
@@ -88,11 +89,13 @@ def enqueue(
     default for may be left out. ``not_before``: handed out no sooner. ``expires_at``: handed out no later.
     ``unless_queued`` skips enrollments that wait for a command of the same type already. ``command_uuid``:
     chosen by the caller, so that the same request twice is one command (IntegrityError the second time).
+    ``filled_by``: who completes the payload for each device when it fetches the command; a name among the
+    fillers that are given to :func:`commands.queue.next_command`.
 
     One transaction; statements grow with the batches of :data:`BATCH`, not with the targets. Targets that
     cannot get it are skipped, each with its reason. Raises :class:`InvalidCommand`.
     """
-    body = encode_command(request_type, payload)
+    body = encode_command(request_type, payload, complete=not filled_by)
     _verify_times(now, not_before, expires_at)
     with transaction.atomic():
         audience = audience_of(request_type, enrollment_ids, unless_queued=unless_queued)
@@ -105,6 +108,7 @@ def enqueue(
             created_at=now,
             not_before=not_before,
             expires_at=expires_at,
+            filled_by=filled_by,
             targets=len(audience.enrollment_ids),
         )
         queued = _insert_deliveries(command, audience.enrollment_ids)
@@ -184,10 +188,10 @@ def audience_of(request_type: str, enrollment_ids: Iterable[int], *, unless_queu
     return Audience(fit, skipped)
 
 
-def encode_command(request_type: str, payload: Mapping[str, Any] | None) -> bytes:
+def encode_command(request_type: str, payload: Mapping[str, Any] | None, *, complete: bool = True) -> bytes:
     """The Command dictionary as a property list: RequestType, what is given, what has a default.
 
-    Raises :class:`InvalidCommand`.
+    ``complete``: nothing that the command needs may be missing. Raises :class:`InvalidCommand`.
     """
     if not REQUEST_TYPE.fullmatch(request_type):
         raise InvalidCommand("the name of a command is letters, digits, dots and hyphens, 80 at most")
@@ -196,7 +200,7 @@ def encode_command(request_type: str, payload: Mapping[str, Any] | None) -> byte
         raise InvalidCommand("the payload is for another command (RequestType)")
     if "CommandUUID" in given or "Command" in given:
         raise InvalidCommand("the payload is the content of Command, without its envelope")
-    if missing := catalogue.missing_keys(request_type, given):
+    if complete and (missing := catalogue.missing_keys(request_type, given)):
         raise InvalidCommand(f"{request_type} needs {', '.join(missing)}")
     known = catalogue.REQUEST_TYPES.get(request_type)
     try:

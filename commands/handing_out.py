@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from django.utils import timezone
@@ -58,6 +59,28 @@ class Recorded:
     changed: bool = False
 
 
+class CannotBeFilled(Exception):
+    """A filler has no values for this device; the text says why, in words for an administrator."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A command on its way to one device, for whoever completes it."""
+
+    enrollment: Enrollment
+    command_uuid: uuid.UUID
+    delivery_id: int
+    now: datetime
+
+
+Filler = Callable[[Filling, Mapping[str, Any]], Mapping[str, Any]]
+"""From the Command dictionary as it was queued to the one that this device gets.
+
+It runs inside the transaction of the connect, under the lock of the enrollment, again each time that the
+command is handed out. Raises :class:`CannotBeFilled`: then the delivery is cancelled with that reason.
+"""
+
+
 @dataclass(frozen=True)
 class Handed:
     """A command for the device. ``body`` is the answer to the connect; it may hold secrets."""
@@ -91,18 +114,26 @@ def record_report(
     return Recorded(None, orphan=True)
 
 
-def next_command(enrollment: Enrollment, *, after_not_now: bool, now: datetime) -> Handed | None:
+def next_command(
+    enrollment: Enrollment,
+    *,
+    after_not_now: bool,
+    now: datetime,
+    fillers: Mapping[str, Filler] = MappingProxyType({}),
+    only: uuid.UUID | None = None,
+) -> Handed | None:
     """Choose the next command of this enrollment, mark it as sent, and give its bytes; None: nothing to do.
 
     The oldest first, by delivery id. A command that was handed out and never answered goes again under the
     same UUID, but one of the dangerous class becomes uncertain instead. ``after_not_now``: the device is in
     the middle of a connection in which it said NotNow (more widely: its report was not Idle), so that only
-    commands go out which it has not been given yet; the others wait for its next Idle.
+    commands go out which it has not been given yet; the others wait for its next Idle. ``fillers``: who
+    completes the commands that were queued with a ``filled_by``. ``only``: this command, or none.
 
     Call it inside the transaction of the connect. One query when there is nothing, and one UPDATE more when
     there is something.
     """
-    while (candidate := statements.oldest(enrollment, fresh_only=after_not_now, now=now)) is not None:
+    while candidate := statements.oldest(enrollment, fresh_only=after_not_now, now=now, only=only):
         event = event_when_met(candidate.met, now=now)
         if event is not Event.HAND_OUT:
             _leave_queue(candidate, event, now)
@@ -110,8 +141,8 @@ def next_command(enrollment: Enrollment, *, after_not_now: bool, now: datetime) 
                 _expire_waiting(enrollment, now)
             continue
         try:
-            body = _body(candidate, enrollment)
-        except _CannotBeSent as problem:
+            body = _body(candidate, enrollment, fillers, now)
+        except CannotBeFilled as problem:
             logger.error("command %s cannot be sent: %s", candidate.command_uuid, problem)
             _leave_queue(candidate, Event.CANCEL, now, reason=str(problem))
             continue
@@ -184,15 +215,19 @@ _REASONS = {
 }
 
 
-class _CannotBeSent(Exception):
-    """The command has no bytes for this device; the text says why."""
-
-
-def _body(candidate: Candidate, enrollment: Enrollment) -> bytes:
+def _body(
+    candidate: Candidate, enrollment: Enrollment, fillers: Mapping[str, Filler], now: datetime
+) -> bytes:
     try:
         command = unseal(candidate.payload_sealed, context=payload_context(candidate.command_uuid))
     except SealError:
-        raise _CannotBeSent("its content cannot be decrypted with the keys of this server") from None
+        raise CannotBeFilled("its content cannot be decrypted with the keys of this server") from None
+    if candidate.filled_by:
+        filler = fillers.get(candidate.filled_by)
+        if filler is None:
+            raise CannotBeFilled(f"this version of the server does not know {candidate.filled_by}")
+        filling = Filling(enrollment, candidate.command_uuid, candidate.delivery_id, now)
+        command = plist.write(filler(filling, plist.read(command, max_size=2 * MAX_PAYLOAD)))
     if candidate.request_type == "ClearPasscode":
         command = _with_unlock_token(command, enrollment)
     return encode_envelope(command, candidate.command_uuid)
@@ -205,7 +240,7 @@ def _with_unlock_token(command: bytes, enrollment: Enrollment) -> bytes:
         return command
     token = escrow.current(enrollment, SecretKind.UNLOCK_TOKEN)
     if token is None:
-        raise _CannotBeSent("the device has no unlock token in escrow")
+        raise CannotBeFilled("the device has no unlock token in escrow")
     return plist.write({**content, "UnlockToken": token})
 
 

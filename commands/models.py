@@ -37,6 +37,14 @@ class Command(models.Model):
     not_before = models.DateTimeField(_("not before"), null=True, blank=True)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     cancelled_at = models.DateTimeField(_("cancelled"), null=True, blank=True)
+    filled_by = models.CharField(
+        _("filled in by"),
+        max_length=40,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("What fills in, for each device, the values that differ, when it fetches the command."),
+    )
     targets = models.PositiveIntegerField(_("targets"), default=0)
 
     class Meta:

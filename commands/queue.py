@@ -30,6 +30,9 @@ from commands.enqueueing import (
     warnings_about,
 )
 from commands.handing_out import (
+    CannotBeFilled,
+    Filler,
+    Filling,
     Handed,
     Recorded,
     has_outstanding,
@@ -41,7 +44,10 @@ from commands.handing_out import (
 
 __all__ = [
     "Audience",
+    "CannotBeFilled",
     "Enqueued",
+    "Filler",
+    "Filling",
     "Handed",
     "InvalidCommand",
     "NotUncertain",

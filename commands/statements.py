@@ -37,20 +37,21 @@ _ANY = f"""
 """  # noqa: S608 - here and below only names of our own tables are put together
 _OLDEST = f"""
     SELECT d.id, d.state, d.sent_count, c.uuid, c.request_type, c.at_most_once, c.cancelled_at IS NOT NULL,
-           c.expires_at IS NOT NULL AND c.expires_at <= %s, c.payload_sealed
+           c.expires_at IS NOT NULL AND c.expires_at <= %s, c.payload_sealed, c.filled_by
       FROM {_DELIVERY} d
       JOIN {_COMMAND} c ON c.id = d.command_id
       JOIN {_ENROLLMENT} e ON e.id = d.enrollment_id
      WHERE {_WAITING}
 """  # noqa: S608
 _FRESH = " AND d.state = 'QUEUED'"
+_ONLY = " AND c.uuid = %s"
 _FIRST = " ORDER BY d.id LIMIT 1"
 _SEND = f"""
     UPDATE {_DELIVERY} SET state = 'SENT', sent_count = sent_count + 1, sent_at = %s
      WHERE id = %s AND state = %s AND sent_count = %s
 """  # noqa: S608
 _FIND = f"""
-    SELECT d.id, d.command_id, d.state, c.uuid, c.request_type, c.at_most_once, c.source
+    SELECT d.id, d.command_id, d.state, c.uuid, c.request_type, c.at_most_once, c.source, c.filled_by
       FROM {_DELIVERY} d
       JOIN {_COMMAND} c ON c.id = d.command_id
       JOIN {_ENROLLMENT} e ON e.id = d.enrollment_id
@@ -79,6 +80,7 @@ class Candidate:
     request_type: str
     payload_sealed: bytes = field(repr=False)
     met: Outstanding
+    filled_by: str = ""
 
 
 def anything_waits(enrollment: Enrollment, now: datetime) -> bool:
@@ -87,23 +89,29 @@ def anything_waits(enrollment: Enrollment, now: datetime) -> bool:
     return _row(_ANY, [enrollment.pk, enrollment.epoch, moment, moment]) is not None
 
 
-def oldest(enrollment: Enrollment, *, fresh_only: bool, now: datetime) -> Candidate | None:
+def oldest(
+    enrollment: Enrollment, *, fresh_only: bool, now: datetime, only: uuid.UUID | None = None
+) -> Candidate | None:
     """The oldest outstanding delivery whose time has come, also an expired one; its enrollment is locked.
 
-    ``fresh_only``: of those that were never handed out.
+    ``fresh_only``: of those that were never handed out. ``only``: that of this one command.
     """
     moment = _instant(now)
-    sql = _OLDEST + (_FRESH if fresh_only else "") + _FIRST
-    row = _row(_locking(sql), [moment, enrollment.pk, enrollment.epoch, moment])
+    sql = _OLDEST + (_FRESH if fresh_only else "") + (_ONLY if only else "") + _FIRST
+    parameters = [moment, enrollment.pk, enrollment.epoch, moment]
+    row = _row(_locking(sql), [*parameters, _key(only)] if only else parameters)
     if row is None:
         return None
-    delivery_id, state, sent_count, command_uuid, request_type, once, cancelled, expired, payload = row
+    delivery_id, state, sent_count, command_uuid, request_type, once, cancelled, expired, payload, filler = (
+        row
+    )
     return Candidate(
         delivery_id=delivery_id,
         sent_count=sent_count,
         command_uuid=_uuid(command_uuid),
         request_type=request_type,
         payload_sealed=bytes(payload),
+        filled_by=filler,
         met=Outstanding(
             state=State(state),
             at_most_once=bool(once),
@@ -125,15 +133,14 @@ def find(enrollment: Enrollment, command_uuid: uuid.UUID) -> CommandDelivery | N
 
     What a report needs of it and its command is loaded; the rest is fetched on access.
     """
-    key = command_uuid if connection.features.has_native_uuid_field else command_uuid.hex
-    row = _row(_locking(_FIND), [enrollment.pk, enrollment.epoch, key])
+    row = _row(_locking(_FIND), [enrollment.pk, enrollment.epoch, _key(command_uuid)])
     if row is None:
         return None
-    delivery_id, command_id, state, found_uuid, request_type, once, source = row
+    delivery_id, command_id, state, found_uuid, request_type, once, source, filled_by = row
     command = Command.from_db(
         connection.alias,
-        ["id", "uuid", "request_type", "at_most_once", "source"],
-        [command_id, _uuid(found_uuid), request_type, bool(once), source],
+        ["id", "uuid", "request_type", "at_most_once", "source", "filled_by"],
+        [command_id, _uuid(found_uuid), request_type, bool(once), source, filled_by],
     )
     delivery = CommandDelivery.from_db(
         connection.alias,
@@ -165,9 +172,8 @@ def insert_result(
     received_at: datetime,
 ) -> None:
     """Keep what the device answered."""
-    key = result_uuid if connection.features.has_native_uuid_field else result_uuid.hex
     chain = json.dumps(error_chain)
-    _changes(_ANSWER, [delivery.pk, key, status, report_sealed, chain, _instant(received_at)])
+    _changes(_ANSWER, [delivery.pk, _key(result_uuid), status, report_sealed, chain, _instant(received_at)])
 
 
 def _locking(sql: str) -> str:
@@ -185,6 +191,10 @@ def _changes(sql: str, parameters: list[Any]) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return bool(cursor.rowcount == 1)
+
+
+def _key(value: uuid.UUID) -> Any:
+    return value if connection.features.has_native_uuid_field else value.hex
 
 
 def _uuid(value: uuid.UUID | str) -> uuid.UUID:
