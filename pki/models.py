@@ -108,9 +108,23 @@ class IssuerKey(models.Model):
         editable=False,
         help_text="PKCS #8 DER, sealed with context pki.issuerkey.private_key:<uuid>",
     )
+    key_location = models.CharField(
+        _("kept in a token"),
+        max_length=500,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("PKCS #11 URI (RFC 7512) of the private key. Empty: it is kept here, encrypted."),
+    )
     public_key = models.BinaryField(editable=False, help_text="SubjectPublicKeyInfo, DER")
     key_identifier = models.BinaryField(editable=False, max_length=20, help_text="subjectKeyIdentifier")
     crl_number = models.PositiveBigIntegerField(_("last CRL number"), default=0)
+    crl_due = models.BooleanField(
+        _("a CRL is due"),
+        default=False,
+        editable=False,
+        help_text=_("Something was revoked and the list could not be signed then."),
+    )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     activate_at = models.DateTimeField(_("activate at"), null=True, blank=True)
     activated_at = models.DateTimeField(_("in use from"), null=True, blank=True)
@@ -142,6 +156,11 @@ class IssuerKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.issuer.slug} {self.generation}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its private key is at our hand, here or in a token. :data:`pki.keys.OURS` for queries."""
+        return self.private_key_sealed is not None or bool(self.key_location)
 
 
 class IssuerCertificateKind(models.TextChoices):
@@ -281,6 +300,7 @@ class Certificate(models.Model):
             models.Index(
                 fields=["issuer_key"], condition=models.Q(status="REVOKED"), name="certificate_revoked"
             ),
+            models.Index(fields=["serial_number"], name="certificate_serial"),
             # How many hang on a key generation, and when they end.
             models.Index(
                 fields=["issuer_key", "not_after"],
