@@ -22,13 +22,11 @@ import asyncio
 import os
 import socket
 import ssl
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -64,6 +62,7 @@ from push.core.notification import (
     encode_payload,
     judge,
 )
+from vault.key_file import key_file
 
 SEND_DEADLINE = 25.0
 """Seconds after which a batch is over, whatever APNs does."""
@@ -184,28 +183,6 @@ def _context(ca_file: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     return context
-
-
-@contextmanager
-def key_file(pem: bytes) -> Iterator[str]:
-    """A path under which OpenSSL can read the certificate and key, as long as the block runs.
-
-    In memory where the system can (Linux); else a file of mode 0600 in a folder of mode 0700.
-    """
-    if hasattr(os, "memfd_create") and Path("/proc/self/fd").exists():
-        descriptor = os.memfd_create("push-certificate", os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(pem)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.TemporaryDirectory(prefix="push-") as folder:
-        path = Path(folder) / "certificate.pem"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(pem)
-        yield str(path)
 
 
 class _Batch:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import secrets
 import socket
 import ssl
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from push import client as client_module
-from push.client import ApnsClient, SendResult, key_file
+from push.client import ApnsClient, SendResult
 from push.core.notification import Failure, Notification
 from tests.support.apns import (
     ApnsStandIn,
@@ -498,26 +497,6 @@ def test_the_address_of_apns_is_https(url: str) -> None:
 
 
 # --- the key ---
-
-
-def test_the_key_is_readable_only_while_it_is_loaded(tmp_path: Path) -> None:
-    with key_file(b"secret") as path:
-        assert Path(path).read_bytes() == b"secret"
-        held = Path(path).stat()
-        assert held.st_mode & 0o077 == 0 or path.startswith("/proc/self/fd/")
-    with pytest.raises(OSError, match=r".*"):
-        Path(path).read_bytes()
-
-
-def test_without_memory_files_the_key_is_a_file_for_its_owner_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with key_file(b"secret") as path:
-        assert Path(path).stat().st_mode & 0o777 == 0o600
-        assert Path(path).parent.stat().st_mode & 0o777 == 0o700
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_client_keeps_no_copy_of_the_key(apns: ApnsStandIn) -> None:
