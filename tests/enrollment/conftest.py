@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import count
+
 import pytest
 
 from audit.recording import SERVER
 from enrollment.models import EnrollmentProfile
 from enrollment.setup import ensure_default_profile
-from pki import issuers
+from pki import issuers, keys
+from pki.core.algorithms import PrivateKey
 from pki.models import Issuer
+
+_new_private_key = keys.new_private_key
+
+
+@lru_cache(maxsize=64)
+def _kept(_number: int, algorithm: str) -> PrivateKey:
+    return _new_private_key(algorithm)
+
+
+@pytest.fixture(autouse=True)
+def _keys_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's keys are real, and another one each time within a test; the next test gets them again."""
+    number = count()
+    monkeypatch.setattr(keys, "new_private_key", lambda algorithm: _kept(next(number), algorithm))
 
 
 @pytest.fixture
