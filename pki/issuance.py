@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.db import IntegrityError, transaction
 
 from audit.recording import Actor, record
-from pki import issuers, keys
-from pki.core.algorithms import PublicKey
-from pki.core.certificates import CertificateFields, build_certificate, describe
+from pki import issuers, keys, profiles
+from pki.core.certificates import build_certificate, describe
 from pki.core.names import Name, NameRefused
 from pki.core.policy import KeyRefused, verify_key
-from pki.models import Certificate, Issuer, IssuerCertificate, IssuerKey, IssuerKind, IssuerState, Purpose
+from pki.core.profile import Rules, certificate_by, verify_key_by
+from pki.models import (
+    Certificate,
+    Issuer,
+    IssuerCertificate,
+    IssuerKey,
+    IssuerKeyState,
+    IssuerKind,
+    IssuerState,
+    Purpose,
+)
 
 SERIAL_NUMBER_TRIES = 5
+_ISSUING_STATES = frozenset({IssuerState.ACTIVE})
+_ISSUING_KEY_STATES = frozenset({IssuerKeyState.CURRENT, IssuerKeyState.NEXT})
+_SELF_ISSUING_STATES = frozenset({IssuerState.ACTIVE, IssuerState.RETIRED})
+_SELF_ISSUING_KEY_STATES = frozenset(IssuerKeyState)
 
 
 class IssuanceRefused(Exception):
@@ -36,7 +45,8 @@ class IssuanceRefused(Exception):
 class Grant:
     """The decision to issue: everything that the certificate will hold but its key.
 
-    ``binding``: the enrollment session it is for. ``validity_days``: None for the issuer's default.
+    ``binding``: the enrollment session it is for. ``validity_days``: None for what profile and issuer say;
+    more than the profile says is not given. ``issuer_key``: the generation that signs, None for the current.
     ``reason``: on what ground, for the record.
     """
 
@@ -47,59 +57,39 @@ class Grant:
     binding: UUID | None = None
     validity_days: int | None = None
     renewed_from: Certificate | None = None
+    issuer_key: IssuerKey | None = None
     reason: str = ""
-
-
-class _Usage(NamedTuple):
-    key_encipherment: bool
-    extended: tuple[str, ...]
-
-
-_USAGES: Mapping[Purpose, _Usage] = {
-    Purpose.OTA_IDENTITY: _Usage(True, ("clientAuth",)),
-    Purpose.MDM_IDENTITY: _Usage(True, ("clientAuth",)),
-    Purpose.PROFILE_SIGNING: _Usage(False, ()),
-    Purpose.SCEP_RECIPIENT: _Usage(True, ()),
-    Purpose.SERVER_TLS: _Usage(True, ("serverAuth",)),
-}
 
 
 def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Certificate:
     """Issue a certificate for ``public_key`` (DER of a SubjectPublicKeyInfo) and record it.
 
-    Works inside the caller's transaction: certificate and record are kept together or not at all. Raises
+    What it holds follows from the certificate profile of its purpose and from the grant. Works inside the
+    caller's transaction: certificate and record are kept together or not at all. Raises
     :class:`IssuanceRefused` before anything is written.
     """
-    if grant.issuer.state != IssuerState.ACTIVE or grant.issuer.kind == IssuerKind.TRUST_ONLY:
-        raise IssuanceRefused("the issuer does not issue certificates")
-    usage = _USAGES.get(grant.purpose)
-    if usage is None:
-        raise IssuanceRefused("certificates for this purpose are not issued here")
-    if not grant.subject and not grant.san:
-        raise IssuanceRefused("the certificate would name nobody")
     try:
-        key = verify_key(public_key)
-        issuer_key = issuers.current_key(grant.issuer)
+        issuer_key = _signing_key(grant)
+        rules = profiles.rules_for(grant.purpose, grant.issuer)
+        key = verify_key_by(rules, verify_key(public_key))
         authority = issuers.current_certificate(issuer_key)
         private_key = keys.issuer_private_key(issuer_key)
     except (KeyRefused, issuers.IssuerMissing, keys.KeyUnavailable) as error:
         raise IssuanceRefused(str(error)) from None
     if key == private_key.public_key():
         raise IssuanceRefused("the key is the issuer's own")
-    not_before, not_after = _validity(grant, authority, now)
-    fields = CertificateFields(
+    not_before, not_after = _validity(grant, rules, authority, now)
+    fields = certificate_by(
+        rules,
         subject=grant.subject,
-        # Encoded anew: nothing of the request's bytes gets into the certificate.
-        public_key=key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-        serial_number=0,
+        san=grant.san,
+        key=key,
         not_before=not_before,
         not_after=not_after,
-        san=grant.san,
-        key_usage=_key_usage(usage, key),
-        extended_key_usage=usage.extended,
-        crl_url=issuers.crl_url(issuer_key),
-        issuer_url=issuers.certificate_url(grant.issuer),
+        addresses=issuers.addresses(issuer_key),
     )
+    if not fields.subject and not fields.san:
+        raise IssuanceRefused("the certificate would name nobody")
     for _try in range(SERIAL_NUMBER_TRIES):
         numbered = replace(fields, serial_number=x509.random_serial_number())
         try:
@@ -114,9 +104,39 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     raise IssuanceRefused("no unused serial number was found")
 
 
-def _validity(grant: Grant, authority: IssuerCertificate, now: datetime) -> tuple[datetime, datetime]:
+def _signing_key(grant: Grant) -> IssuerKey:
+    """The generation that signs, read anew: the issuer may have been retired since the caller looked.
+
+    The current one, or the one that the grant names. The next may issue already: who encrypts a request to it
+    is answered by it. This server's own certificates are issued by earlier generations too, as long as these
+    have something to say (OCSP).
+    """
+    own = grant.purpose in issuers.SELF_RENEWED
+    rows = IssuerKey.objects.select_related("issuer").filter(issuer=grant.issuer)
+    if grant.issuer_key is None:
+        issuer_key = rows.filter(state=IssuerKeyState.CURRENT).first()
+    else:
+        issuer_key = rows.filter(pk=grant.issuer_key.pk).first()
+    if issuer_key is None:
+        raise issuers.IssuerMissing(f"the issuer {grant.issuer.slug} has no current key")
+    issuer = issuer_key.issuer
+    states = _SELF_ISSUING_STATES if own else _ISSUING_STATES
+    if issuer.state not in states or issuer.kind == IssuerKind.TRUST_ONLY:
+        raise IssuanceRefused("the issuer does not issue certificates")
+    if issuer_key.state not in (_SELF_ISSUING_KEY_STATES if own else _ISSUING_KEY_STATES):
+        raise IssuanceRefused("this key generation of the issuer does not issue certificates")
+    return issuer_key
+
+
+def _validity(
+    grant: Grant, rules: Rules, authority: IssuerCertificate, now: datetime
+) -> tuple[datetime, datetime]:
     """From a little earlier to the days granted, and never past the issuer's own certificate."""
-    days = grant.issuer.leaf_validity_days if grant.validity_days is None else grant.validity_days
+    days = grant.validity_days
+    if days is None:
+        days = rules.validity_days or grant.issuer.leaf_validity_days
+    elif rules.validity_days is not None:
+        days = min(days, rules.validity_days)
     if days < 1:
         raise IssuanceRefused("the certificate would not be valid for a day")
     if not authority.not_before <= now < authority.not_after:
@@ -125,12 +145,6 @@ def _validity(grant: Grant, authority: IssuerCertificate, now: datetime) -> tupl
         max(now - issuers.BACKDATE, authority.not_before),
         min(now + timedelta(days=days), authority.not_after),
     )
-
-
-def _key_usage(usage: _Usage, key: PublicKey) -> frozenset[str]:
-    if usage.key_encipherment and isinstance(key, rsa.RSAPublicKey):
-        return frozenset({"digitalSignature", "keyEncipherment"})
-    return frozenset({"digitalSignature"})
 
 
 def _record(

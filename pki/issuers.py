@@ -26,6 +26,7 @@ from pki.core.certificates import (
     read_identifiers,
 )
 from pki.core.names import Name, NameRefused
+from pki.core.profile import Addresses
 from pki.models import (
     Certificate,
     CertificateStatus,
@@ -295,8 +296,19 @@ def trust_bundle(issuer: Issuer) -> list[bytes]:
     return list(dict.fromkeys([der for row in own for der in chain_of(row)] + links))
 
 
+def addresses(issuer_key: IssuerKey) -> Addresses:
+    """What certificates of a key generation say of where to ask about them."""
+    return Addresses(crl=crl_url(issuer_key), issuer=key_certificate_url(issuer_key))
+
+
+def key_certificate_url(issuer_key: IssuerKey) -> str:
+    """Where relying parties fetch the certificate of one key generation."""
+    path = reverse("pki:key_certificate", args=[issuer_key.issuer.slug, issuer_key.generation])
+    return f"{settings.BRAMLEY_PUBLIC_URL}{path}"
+
+
 def certificate_url(issuer: Issuer) -> str:
-    """Where relying parties fetch the issuer's certificate."""
+    """Where people and systems fetch the certificate that the issuer signs with now."""
     return f"{settings.BRAMLEY_PUBLIC_URL}{reverse('pki:certificate', args=[issuer.slug])}"
 
 

@@ -9,5 +9,7 @@ from pki import views
 app_name = "pki"
 urlpatterns = [
     path("<slug:slug>/ca.cer", views.certificate, name="certificate"),
+    path("<slug:slug>/chain.pem", views.chain, name="chain"),
+    path("<slug:slug>/<int:generation>.cer", views.key_certificate, name="key_certificate"),
     path("<slug:slug>/<int:generation>.crl", views.crl, name="crl"),
 ]
