@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import os
 import secrets
 from dataclasses import dataclass
@@ -151,3 +152,11 @@ def private_folder(path: Path) -> Path:
 def words(name: str) -> list[str]:
     """A variable that holds a list, separated by commas or spaces."""
     return os.environ.get(name, "").replace(",", " ").split()
+
+
+def networks(name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """A variable that holds addresses and networks. Raises :class:`ImproperlyConfigured`."""
+    try:
+        return tuple(ipaddress.ip_network(word, strict=False) for word in words(name))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} is a list of addresses and networks: {error}") from None

@@ -29,7 +29,7 @@ MAX_LIFETIME = timedelta(hours=24)
 MAX_AT_ONCE = 10_000
 
 _PURPOSE_OF_HASH = "scep.challenge"
-_MAX_VALUE = 255
+MAX_VALUE = 255
 
 SanList = Sequence[tuple[str, str]]
 
@@ -156,13 +156,13 @@ def find(passwords: Sequence[str], issuer: Issuer, now: datetime) -> Found:
 
     The look-up is by HMAC: there is no comparison with a secret that could take its time.
     """
-    if not passwords:
-        return Found(ChallengeStanding.ABSENT)
     if len(passwords) > 1:
         return Found(ChallengeStanding.SEVERAL)
+    if not passwords or not passwords[0]:
+        return Found(ChallengeStanding.ABSENT)
     challenge = (
         Challenge.objects.filter(value_hash__in=keyed_hashes(passwords[0], purpose=_PURPOSE_OF_HASH)).first()
-        if len(passwords[0]) <= _MAX_VALUE
+        if len(passwords[0]) <= MAX_VALUE
         else None
     )
     if challenge is None:

@@ -1,33 +1,36 @@
 """PKIOperation: from the bytes of a request to a signed CertRep (RFC 8894 sections 3 and 4.3).
 
 1. Verify the outer signature. Where that fails there is nobody to answer: HTTP 400.
-2. Look at the type of message and at the signer's key, then decrypt and read the CSR.
-3. In one transaction: decide, claim the challenge, issue, record (:mod:`scep.granting`).
+2. Look at what everybody can see: type of message, digest, time, the signer's key, whom it is encrypted to.
+   Then decrypt and read the content.
+3. In one transaction: decide, claim the challenge, issue, record (:mod:`scep.granting`); or look up what
+   became of a request (:mod:`scep.approvals`), or fetch a certificate or CRL (:mod:`scep.retrieval`).
 4. Answer. A refusal is committed with its reason; the client is told little.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from audit import recording
-from pki import issuers, keys
+from pki import issuers
 from pki.core import cms
 from pki.core.certificates import CertificateFacts, describe, read_identifiers
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Malformed
-from pki.models import Issuer
-from scep import granting, transactions
-from scep.core import message
+from scep import approvals, granting, recipients, retrieval, transactions, webhooks
+from scep.core import capabilities, message
 from scep.core.attributes import FailInfo
 from scep.core.decision import Refusal, message_type_of
-from scep.core.message import OpenedRequest, SignedRequest
+from scep.core.message import Credentials, Opened, OpenedPoll, OpenedQuery, SignedRequest
 from scep.core.wire import MAX_MESSAGE, PKI_MESSAGE
-from scep.transactions import Asked, Issued
+from scep.models import ScepService
+from scep.recipients import Recipient
+from scep.transactions import Asked, Held, Issued, Outcome, Retrieved
 
 # Why a client was refused is read by people: names for what old clients use.
 _KNOWN_ALGORITHMS = {
@@ -36,6 +39,7 @@ _KNOWN_ALGORITHMS = {
     "1.2.840.113549.3.4": "RC4",
     "2.16.840.1.101.3.4.1.22": "AES-192",
 }
+_RETRY_AFTER = 10
 
 
 @dataclass(frozen=True)
@@ -46,54 +50,59 @@ class Reply:
     content_type: str
     body: bytes = field(repr=False)
     failed: bool
+    retry_after: int = 0
 
 
-@dataclass(frozen=True)
-class _Authority:
-    """The issuer's side of the conversation."""
-
-    issuer: Issuer
-    certificate: bytes
-    private_key: RSAPrivateKey = field(repr=False)
-
-
-def pki_operation(issuer: Issuer, body: bytes, *, remote_addr: str, user_agent: str, now: datetime) -> Reply:
+def pki_operation(
+    service: ScepService, body: bytes, *, remote_addr: str, user_agent: str, now: datetime
+) -> Reply:
     """Answer one PKIOperation. 400 while the outer signature is not verified, then 200 with a CertRep."""
     if len(body) > MAX_MESSAGE:
         recording.refuse("scep", "message too large", remote_addr=remote_addr, now=now)
-        return Reply(413, "text/plain", b"too large\n", failed=True)
+        return _plain(413, "too large")
     try:
         request = message.verify_request(body)
     except Malformed as fault:
         recording.refuse(
             "scep", "outer signature not verified", remote_addr=remote_addr, detail=fault.reason, now=now
         )
-        return Reply(400, "text/plain", b"bad request\n", failed=True)
-    authority = _authority(issuer)
-    if authority is None:
-        recording.refuse("scep", "issuer without an RSA key", remote_addr=remote_addr, target=issuer, now=now)
-        return Reply(400, "text/plain", b"bad request\n", failed=True)
-    asked = Asked(issuer, request, _facts_of(request), remote_addr, user_agent, now)
-    opened = _open(asked, authority)
+        return _plain(400, "bad request")
+    try:
+        recipient = recipients.choose(service, request.envelope, now)
+    except (recipients.NotReady, issuers.IssuerMissing) as fault:
+        recording.refuse("scep", str(fault), remote_addr=remote_addr, target=service.issuer, now=now)
+        return _plain(400, "bad request")
+    asked = Asked(
+        service,
+        request,
+        _facts_of(request),
+        remote_addr,
+        user_agent,
+        now,
+        recipient=recipient.credentials.certificate,
+        issuing_key=recipient.issuing_key,
+    )
+    opened = _open(asked, recipient)
+    try:
+        outcome = opened if isinstance(opened, Refusal) else _settle(asked, opened)
+    except webhooks.Busy:
+        recording.refuse("scep", "the webhook is busy", remote_addr=remote_addr, now=now)
+        return replace(_plain(503, "busy"), retry_after=_RETRY_AFTER)
     if isinstance(opened, Refusal):
         transactions.record(asked, None, None, opened)
-        return _failure(request, opened, authority, now)
-    outcome = granting.settle(asked, opened)
-    if isinstance(outcome, Refusal):
-        return _failure(request, outcome, authority, now)
-    return _success(request, outcome, opened, authority, now)
+    return _answer(asked, outcome, opened, recipient.credentials)
+
+
+def _settle(asked: Asked, opened: Opened) -> Outcome:
+    match opened:
+        case OpenedPoll():
+            return approvals.poll(asked, opened)
+        case OpenedQuery():
+            return retrieval.fetch(asked, opened)
+    return granting.settle(asked, opened)
 
 
 # --- reading the request ---------------------------------------------------------------------------------
-
-
-def _authority(issuer: Issuer) -> _Authority | None:
-    """The issuer's certificate and key now; None where the key is not RSA, since clients encrypt to it."""
-    issuer_key = issuers.current_key(issuer)
-    private_key = keys.issuer_private_key(issuer_key)
-    if not isinstance(private_key, RSAPrivateKey):
-        return None
-    return _Authority(issuer, bytes(issuers.current_certificate(issuer_key).der), private_key)
 
 
 def _facts_of(request: SignedRequest) -> CertificateFacts | None:
@@ -104,19 +113,24 @@ def _facts_of(request: SignedRequest) -> CertificateFacts | None:
         return None
 
 
-def _open(asked: Asked, authority: _Authority) -> OpenedRequest | Refusal:
+def _open(asked: Asked, recipient: Recipient) -> Opened | Refusal:
     """The gates before any row is looked at."""
     message_type = message_type_of(asked.request.header)
     if isinstance(message_type, Refusal):
         return message_type
-    if refusal := _weak_signer(asked.request):
+    refusal = _weak_digest(asked) or _wrong_time(asked) or _weak_signer(asked.request)
+    if refusal:
         return refusal
+    service = asked.service
     try:
-        return message.open_request(
+        return message.open_envelope(
             asked.request,
-            recipient=authority.certificate,
-            private_key=authority.private_key,
+            message_type,
+            recipient=recipient.credentials.certificate,
+            private_key=recipient.credentials.private_key,
             random=secrets.token_bytes,
+            ciphers=capabilities.ciphers(service.capabilities),
+            allow_sha1=service.accept_sha1,
         )
     except cms.UnsupportedAlgorithm as unsupported:
         # From the clear part of the message: it tells nobody anything.
@@ -125,6 +139,22 @@ def _open(asked: Asked, authority: _Authority) -> OpenedRequest | Refusal:
         # All that depends on what was decrypted is answered alike (threats C8, C9), up to and including the
         # CSR's own signature.
         return Refusal(FailInfo.BAD_MESSAGE_CHECK, fault.reason)
+
+
+def _weak_digest(asked: Asked) -> Refusal | None:
+    """What a service does not advertise it does not take, whoever asks (section 7.5); SHA-1 is a switch."""
+    digest = asked.request.digest
+    if digest in capabilities.digests(asked.service.capabilities, sha1=asked.service.accept_sha1):
+        return None
+    return Refusal(FailInfo.BAD_ALG, f"signed with {digest}, which this service does not accept")
+
+
+def _wrong_time(asked: Asked) -> Refusal | None:
+    """signingTime, where the service asks for clocks that are right. Old and new devices' often are not."""
+    allowed, signed_at = asked.service.clock_minutes, asked.request.header.signing_time
+    if allowed is None or signed_at is None or abs(asked.now - signed_at) <= timedelta(minutes=allowed):
+        return None
+    return Refusal(FailInfo.BAD_TIME, f"signed at {signed_at:%Y-%m-%d %H:%M:%S} UTC by the client's clock")
 
 
 def _weak_signer(request: SignedRequest) -> Refusal | None:
@@ -147,28 +177,34 @@ def _in_words(reason: str) -> str:
 # --- the answer ------------------------------------------------------------------------------------------
 
 
-def _failure(request: SignedRequest, refusal: Refusal, authority: _Authority, now: datetime) -> Reply:
-    certrep = message.encode_failure(
-        request,
-        refusal.fail_info,
-        ca_certificate=authority.certificate,
-        private_key=authority.private_key,
-        random=secrets.token_bytes,
-        now=now,
-    )
-    return Reply(200, PKI_MESSAGE, certrep, failed=True)
-
-
-def _success(
-    request: SignedRequest, issued: Issued, opened: OpenedRequest, authority: _Authority, now: datetime
-) -> Reply:
+def _answer(asked: Asked, outcome: Outcome, opened: Opened | Refusal, credentials: Credentials) -> Reply:
+    request, now, random = asked.request, asked.now, secrets.token_bytes
+    cipher = "" if isinstance(opened, Refusal) else opened.cipher
+    match outcome:
+        case Refusal():
+            certrep = message.encode_failure(
+                request, outcome.fail_info, credentials=credentials, random=random, now=now
+            )
+            return Reply(200, PKI_MESSAGE, certrep, failed=True)
+        case Held():
+            certrep = message.encode_pending(request, credentials=credentials, random=random, now=now)
+            # Whoever fills the list of those that wait is slowed down like who guesses.
+            return Reply(200, PKI_MESSAGE, certrep, failed=outcome.row is None)
+        case Issued():
+            found = Retrieved(certificates=(bytes(outcome.certificate.der),))
+        case Retrieved():
+            found = outcome
     certrep = message.encode_success(
         request,
-        bytes(issued.certificate.der),
-        cipher=opened.cipher,
-        ca_certificate=authority.certificate,
-        private_key=authority.private_key,
-        random=secrets.token_bytes,
+        found.certificates,
+        found.crls,
+        cipher=cipher,
+        credentials=credentials,
+        random=random,
         now=now,
     )
     return Reply(200, PKI_MESSAGE, certrep, failed=False)
+
+
+def _plain(status: int, text: str) -> Reply:
+    return Reply(status, "text/plain", f"{text}\n".encode(), failed=status != 503)

@@ -11,12 +11,13 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.db.models import QuerySet
 
 from pki import trust
-from pki.models import Certificate, CertificateStatus, Issuer, Purpose
+from pki.core.certificates import read_identifiers
+from pki.models import Certificate, CertificateStatus, Purpose
 from scep.core.decision import Barred, Holder, Signer, Stranger
+from scep.models import ScepService
 
 RENEWABLE = frozenset({Purpose.MDM_IDENTITY, Purpose.SERVER_TLS})
 
@@ -29,8 +30,8 @@ class Known:
     certificate: Certificate | None = None
 
 
-def identify(der: bytes, issuer: Issuer, now: datetime) -> Known:
-    """Whether the certificate that signed may be renewed at this issuer, or whose it is else.
+def identify(der: bytes, service: ScepService, now: datetime) -> Known:
+    """Whether the certificate that signed may be renewed at this service, or whose it is else.
 
     Found by the fingerprint of the whole certificate: a copy of names and serial numbers is a stranger.
     """
@@ -41,7 +42,7 @@ def identify(der: bytes, issuer: Issuer, now: datetime) -> Known:
     )
     if row is None:
         return Known(Stranger())
-    if row.foreign or row.issuer_key.issuer_id != issuer.pk:
+    if row.foreign or row.issuer_key.issuer_id != service.issuer_id:
         return Known(Barred("another issuer issued it"), row)
     if row.purpose not in RENEWABLE:
         return Known(Barred("it was issued for another purpose"), row)
@@ -49,19 +50,10 @@ def identify(der: bytes, issuer: Issuer, now: datetime) -> Known:
         trust.verify_record(row, purpose=Purpose(row.purpose), now=now)
     except trust.Untrusted as untrusted:
         return Known(Barred(untrusted.reason), row)
-    window = renewal_window()
-    if window is not None and row.not_after - now > window:
-        return Known(Barred(f"not before {row.not_after - window:%Y-%m-%d}"), row)
+    window = service.renewal_window_days
+    if window is not None and row.not_after - now > timedelta(days=window):
+        return Known(Barred(f"not before {row.not_after - timedelta(days=window):%Y-%m-%d}"), row)
     return Known(Holder(), row)
-
-
-def renewal_window() -> timedelta | None:
-    """How long before its end a certificate may be renewed; None: at any time (the default).
-
-    ``BRAMLEY_SCEP_RENEWAL_WINDOW_DAYS`` in the settings.
-    """
-    days: int | None = getattr(settings, "BRAMLEY_SCEP_RENEWAL_WINDOW_DAYS", None)
-    return timedelta(days=days) if days else None
 
 
 def lock(certificate: Certificate) -> Certificate | None:
@@ -85,3 +77,34 @@ def arrived(certificate: Certificate, now: datetime) -> None:
         Certificate.objects.filter(pk=certificate.renewed_from_id, status=CertificateStatus.ISSUED).update(
             status=CertificateStatus.SUPERSEDED
         )
+
+
+def may_fetch(der: bytes, wanted: Certificate, service: ScepService, now: datetime) -> bool:
+    """Whether who signed with ``der`` may have ``wanted`` again: GetCert is for one's own certificate.
+
+    It is one's own where the keys are the same, or where the signer's certificate is in force and stands for
+    the same holder: it renewed the wanted one, was renewed by it, or has the same binding (RFC 8894 2.6).
+    """
+    signer = (
+        Certificate.objects.select_related("issuer_key__issuer")
+        .filter(sha256=hashlib.sha256(der).hexdigest())
+        .first()
+    )
+    if _key_of(der) == wanted.public_key_sha256:
+        return True
+    if signer is None or signer.foreign or signer.issuer_key.issuer_id != service.issuer_id:
+        return False
+    try:
+        trust.verify_record(signer, purpose=Purpose(signer.purpose), now=now)
+    except trust.Untrusted:
+        return False
+    return (
+        signer.renewed_from_id == wanted.pk
+        or wanted.renewed_from_id == signer.pk
+        or (signer.binding is not None and signer.binding == wanted.binding)
+    )
+
+
+def _key_of(der: bytes) -> str:
+    """The fingerprint of the key in a certificate that was read before."""
+    return hashlib.sha256(read_identifiers(der).public_key).hexdigest()

@@ -1,4 +1,4 @@
-"""Addresses below ``/scep``: ``/scep/`` for the default issuer, ``/scep/<issuer>/`` for one by name.
+"""Addresses below ``/scep``: ``/scep/<service>/``, and ``/scep/`` for that of the default issuer.
 
 Clients append what RFC 8894 section 4.1 calls SCEPPATH (``/cgi-bin/pkiclient.exe`` by tradition); it is
 ignored.
@@ -13,6 +13,6 @@ urlpatterns = [
     re_path(
         r"^(?:/)(?P<slug>(?!cgi-bin/)[-a-zA-Z0-9_]+)(?:/(?:cgi-bin/)?pkiclient\.exe|/)?$",
         views.scep,
-        name="scep_issuer",
+        name="scep_service",
     ),
 ]

@@ -8,16 +8,17 @@ from django.utils import timezone
 
 from audit import recording
 from pki import issuers
-from pki.models import Issuer, IssuerKind
-from scep import operations, throttle
+from pki.core import cms
+from scep import operations, recipients, services, throttle
 from scep.core import capabilities, wire
+from scep.models import ScepService
 
 CLIENT_ADDRESS = "bramley.client_address"
 """Where the door leaves the address of the client behind a trusted proxy; else it is the peer's."""
 
 
 def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
-    """``/scep/`` and ``/scep/<issuer>/``."""
+    """``/scep/`` and ``/scep/<service>/``."""
     response = _scep(request, slug)
     # Old clients know nothing of chunks.
     response.headers["Content-Length"] = str(len(response.content))
@@ -32,27 +33,50 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     except wire.WireError as fault:
         return _plain(400, str(fault))
     try:
-        return _answer(request, _issuer(slug), query)
-    except issuers.IssuerMissing:
+        return _answer(request, services.find(slug), query)
+    except (services.ServiceMissing, issuers.IssuerMissing):
         raise Http404 from None
+    except recipients.NotReady as fault:
+        recording.refuse("scep", str(fault), remote_addr=_client_address(request))
+        return _plain(503, "not ready", {"Retry-After": "60"})
 
 
-def _answer(request: HttpRequest, issuer: Issuer, query: wire.Query) -> HttpResponse:
+def _answer(request: HttpRequest, service: ScepService, query: wire.Query) -> HttpResponse:
     # A POST can only be a PKIOperation; some clients leave the name out, some send the message twice.
     operation = query.operation or ("PKIOperation" if request.method == "POST" else "")
     if operation == "PKIOperation":
-        return _pki_operation(request, issuer, query)
-    if request.method == "GET" and operation == "GetCACaps":
-        return HttpResponse(capabilities.encode_capabilities(), content_type=capabilities.CONTENT_TYPE)
-    if request.method == "GET" and operation == "GetCACert":
-        # One CA: its certificate alone. Apple's clients look for separate RA certificates in a list.
-        certificate = issuers.current_certificate(issuers.current_key(issuer))
-        return HttpResponse(bytes(certificate.der), content_type=wire.CA_CERTIFICATE)
+        return _pki_operation(request, service, query)
+    if request.method != "GET":
+        return _plain(400, "unknown operation")
+    now = timezone.now()
+    match operation:
+        case "GetCACaps":
+            keywords = capabilities.advertised(
+                service.capabilities, next_ca=recipients.has_next(service.issuer)
+            )
+            return HttpResponse(
+                capabilities.encode_capabilities(keywords), content_type=capabilities.CONTENT_TYPE
+            )
+        case "GetCACert":
+            return _ca_certificates(recipients.ca_certificates(service, now))
+        case "GetNextCACert":
+            following = recipients.next_ca_certificates(service, now)
+            if following is None:
+                return _plain(404, "there is no next CA certificate")
+            return HttpResponse(following, content_type=wire.NEXT_CA_CERTIFICATES)
     return _plain(400, "unknown operation")
 
 
-def _pki_operation(request: HttpRequest, issuer: Issuer, query: wire.Query) -> HttpResponse:
+def _ca_certificates(answer: recipients.CaCertificates) -> HttpResponse:
+    if answer.single:
+        return HttpResponse(answer.certificates[0], content_type=wire.CA_CERTIFICATE)
+    return HttpResponse(cms.degenerate(answer.certificates), content_type=wire.CA_CERTIFICATES)
+
+
+def _pki_operation(request: HttpRequest, service: ScepService, query: wire.Query) -> HttpResponse:
     now = timezone.now()
+    if request.method not in _methods(service):
+        return _plain(405, "method not allowed", {"Allow": ", ".join(_methods(service))})
     remote_addr = _client_address(request)
     if wait := throttle.seconds_to_wait(remote_addr, now):
         return _plain(429, "too many failures", {"Retry-After": str(wait)})
@@ -64,7 +88,7 @@ def _pki_operation(request: HttpRequest, issuer: Issuer, query: wire.Query) -> H
         reply = operations.Reply(status, "text/plain", f"{fault}\n".encode(), failed=True)
     else:
         reply = operations.pki_operation(
-            issuer,
+            service,
             body,
             remote_addr=remote_addr,
             user_agent=request.META.get("HTTP_USER_AGENT", ""),
@@ -72,17 +96,14 @@ def _pki_operation(request: HttpRequest, issuer: Issuer, query: wire.Query) -> H
         )
     if reply.failed and throttle.count_failure(remote_addr, now):
         recording.refuse("scep", "too many failures", remote_addr=remote_addr, now=now)
-    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type)
+    headers = {"Retry-After": str(reply.retry_after)} if reply.retry_after else None
+    return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=headers)
 
 
-def _issuer(slug: str | None) -> Issuer:
-    """The issuer that the address names, or the default one."""
-    if slug is None:
-        return issuers.default_issuer()
-    issuer = Issuer.objects.filter(slug=slug).exclude(kind=IssuerKind.TRUST_ONLY).first()
-    if issuer is None:
-        raise issuers.IssuerMissing(f"there is no issuer {slug}")
-    return issuer
+def _methods(service: ScepService) -> list[str]:
+    """By which a PKIOperation may come."""
+    by_post = "POSTPKIOperation" in service.capabilities
+    return [*(["GET"] if service.allow_get else []), *(["POST"] if by_post else [])]
 
 
 def _body(request: HttpRequest) -> bytes:

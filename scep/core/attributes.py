@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from pki.core import asn1
@@ -19,6 +20,7 @@ SENDER_NONCE = "2.16.840.1.113733.1.9.5"
 RECIPIENT_NONCE = "2.16.840.1.113733.1.9.6"
 TRANSACTION_ID = "2.16.840.1.113733.1.9.7"
 FAIL_INFO_TEXT = "1.3.6.1.5.5.7.24.1"
+SIGNING_TIME = "1.2.840.113549.1.9.5"
 
 MAX_TRANSACTION_ID = 256
 MAX_NONCE = 64
@@ -97,6 +99,7 @@ class Header:
     message_type: str
     sender_nonce: bytes
     faults: tuple[str, ...] = ()
+    signing_time: datetime | None = None
 
 
 def decode_header(attributes: Mapping[str, Sequence[bytes]]) -> Header:
@@ -116,7 +119,22 @@ def decode_header(attributes: Mapping[str, Sequence[bytes]]) -> Header:
         sender_nonce = decode_nonce(attributes, SENDER_NONCE, "senderNonce")
     except AttributeFault as fault:
         faults.append(str(fault))
-    return Header(transaction_id, message_type, sender_nonce, tuple(faults))
+    return Header(transaction_id, message_type, sender_nonce, tuple(faults), decode_signing_time(attributes))
+
+
+def decode_signing_time(attributes: Mapping[str, Sequence[bytes]]) -> datetime | None:
+    """signingTime (RFC 5652 section 11.3), or None where there is none that can be read. Never raises."""
+    try:
+        tag, content = _only_value(attributes, SIGNING_TIME, "signingTime")
+        text = content.decode("ascii")
+        if tag == asn1.UTC_TIME:
+            # RFC 5280 section 4.1.2.5.1: 50 to 99 are of the twentieth century, as here no message is.
+            return datetime.strptime(f"20{text}", "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+        if tag == asn1.GENERALIZED_TIME:
+            return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        pass
+    return None
 
 
 def decode_transaction_id(attributes: Mapping[str, Sequence[bytes]]) -> str:

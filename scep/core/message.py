@@ -1,14 +1,15 @@
 """A SCEP message: SignedData around EnvelopedData (RFC 8894 section 3), for the server and for a client.
 
-Server: :func:`verify_request`, then :func:`open_request`, then :func:`encode_success` or
-:func:`encode_failure`. Client (simulator, tests): :func:`encode_request` and :func:`open_reply`.
+Server: :func:`verify_request`, then :func:`open_envelope`, then :func:`encode_success`,
+:func:`encode_pending` or :func:`encode_failure`. Client (simulator, tests): :func:`encode_request` and
+:func:`open_reply`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives import serialization
@@ -21,6 +22,12 @@ from pki.core.csr import SigningRequest, decode_signing_request
 from pki.core.scan import Malformed
 from scep.core import attributes
 from scep.core.attributes import AttributeFault, FailInfo, Header, MessageType, PkiStatus
+from scep.core.queries import (
+    IssuerAndSerialNumber,
+    IssuerAndSubject,
+    decode_issuer_and_serial_number,
+    decode_issuer_and_subject,
+)
 
 NONCE_SIZE = 16
 
@@ -54,10 +61,37 @@ class SignedRequest:
 
 @dataclass(frozen=True)
 class OpenedRequest:
-    """What was inside the envelope: a CSR that its own key signed."""
+    """What was inside the envelope of a PKCSReq or RenewalReq: a CSR that its own key signed."""
 
     csr: SigningRequest
     cipher: str
+
+
+@dataclass(frozen=True)
+class OpenedPoll:
+    """What was inside the envelope of a CertPoll."""
+
+    asked: IssuerAndSubject
+    cipher: str
+
+
+@dataclass(frozen=True)
+class OpenedQuery:
+    """What was inside the envelope of a GetCert or GetCRL."""
+
+    asked: IssuerAndSerialNumber
+    cipher: str
+
+
+Opened = OpenedRequest | OpenedPoll | OpenedQuery
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The certificate that a client encrypts to and that signs the reply, and its private key."""
+
+    certificate: bytes
+    private_key: RSAPrivateKey = field(repr=False)
 
 
 def verify_request(body: bytes) -> SignedRequest:
@@ -79,70 +113,114 @@ def verify_request(body: bytes) -> SignedRequest:
 
 
 def open_request(
-    request: SignedRequest, *, recipient: bytes, private_key: RSAPrivateKey, random: Random
+    request: SignedRequest,
+    *,
+    recipient: bytes,
+    private_key: RSAPrivateKey,
+    random: Random,
+    ciphers: Collection[str] | None = None,
+    allow_sha1: bool = True,
 ) -> OpenedRequest:
-    """Step 2: decrypt the envelope and read the CSR; its own signature is verified.
+    """Step 2 for PKCSReq and RenewalReq: decrypt the envelope, read the CSR, verify its own signature.
 
     Raises :class:`pki.core.cms.UnsupportedAlgorithm` where the envelope names a cipher that is not
     accepted, and other :class:`Malformed` for everything else. The caller answers all of the latter alike.
     """
-    opened = cms.decrypt(request.envelope, recipient=recipient, private_key=private_key, random=random)
-    return OpenedRequest(csr=decode_signing_request(opened.content), cipher=opened.cipher)
+    opened = cms.decrypt(
+        request.envelope, recipient=recipient, private_key=private_key, random=random, ciphers=ciphers
+    )
+    return OpenedRequest(decode_signing_request(opened.content, allow_sha1=allow_sha1), opened.cipher)
+
+
+def open_envelope(
+    request: SignedRequest,
+    message_type: MessageType,
+    *,
+    recipient: bytes,
+    private_key: RSAPrivateKey,
+    random: Random,
+    ciphers: Collection[str] | None = None,
+    allow_sha1: bool = True,
+) -> Opened:
+    """Step 2 for every request: what is inside has to be what its type says (sections 3.2 and 3.3).
+
+    Raises as :func:`open_request`.
+    """
+    if message_type in {MessageType.PKCS_REQ, MessageType.RENEWAL_REQ}:
+        return open_request(
+            request,
+            recipient=recipient,
+            private_key=private_key,
+            random=random,
+            ciphers=ciphers,
+            allow_sha1=allow_sha1,
+        )
+    opened = cms.decrypt(
+        request.envelope, recipient=recipient, private_key=private_key, random=random, ciphers=ciphers
+    )
+    if message_type is MessageType.CERT_POLL:
+        return OpenedPoll(decode_issuer_and_subject(opened.content), opened.cipher)
+    return OpenedQuery(decode_issuer_and_serial_number(opened.content), opened.cipher)
 
 
 def encode_success(
     request: SignedRequest,
-    certificate: bytes,
+    certificates: Sequence[bytes],
+    crls: Sequence[bytes] = (),
     *,
     cipher: str,
-    ca_certificate: bytes,
-    private_key: PrivateKey,
+    credentials: Credentials,
     random: Random,
     now: datetime,
 ) -> bytes:
-    """CertRep SUCCESS: the certificate in a degenerate SignedData, encrypted to the signer of the request.
+    """CertRep SUCCESS: certificates or CRLs in a degenerate SignedData, encrypted to who signed the request.
 
     The cipher is the one of the request where it was AES-256 or 3DES, else AES-128 (section 2.9).
     """
     envelope = cms.encrypt(
-        cms.degenerate([certificate]),
+        cms.degenerate(certificates, crls),
         recipient=request.signer,
         cipher=_REPLY_CIPHERS.get(cipher, "aes128_cbc"),
         random=random,
     )
-    return _encode_reply(
-        request,
-        envelope,
-        [attributes.printable(attributes.PKI_STATUS, PkiStatus.SUCCESS)],
-        ca_certificate=ca_certificate,
-        private_key=private_key,
-        random=random,
-        now=now,
-    )
+    status = [attributes.printable(attributes.PKI_STATUS, PkiStatus.SUCCESS)]
+    return _encode_reply(request, envelope, status, credentials=credentials, random=random, now=now)
 
 
 def encode_failure(
-    request: SignedRequest,
-    fail_info: FailInfo,
-    *,
-    ca_certificate: bytes,
-    private_key: PrivateKey,
-    random: Random,
-    now: datetime,
+    request: SignedRequest, fail_info: FailInfo, *, credentials: Credentials, random: Random, now: datetime
 ) -> bytes:
     """CertRep FAILURE with a failInfo and its one text. No envelope: the content is an empty string."""
-    return _encode_reply(
-        request,
-        b"",
-        [
-            attributes.printable(attributes.PKI_STATUS, PkiStatus.FAILURE),
-            attributes.printable(attributes.FAIL_INFO, fail_info),
-            attributes.utf8(attributes.FAIL_INFO_TEXT, DEVICE_TEXT[fail_info]),
-        ],
-        ca_certificate=ca_certificate,
+    status = [
+        attributes.printable(attributes.PKI_STATUS, PkiStatus.FAILURE),
+        attributes.printable(attributes.FAIL_INFO, fail_info),
+        attributes.utf8(attributes.FAIL_INFO_TEXT, DEVICE_TEXT[fail_info]),
+    ]
+    return _encode_reply(request, b"", status, credentials=credentials, random=random, now=now)
+
+
+def encode_pending(
+    request: SignedRequest, *, credentials: Credentials, random: Random, now: datetime
+) -> bytes:
+    """CertRep PENDING: the request waits for a person; the client asks again with CertPoll. No envelope."""
+    status = [attributes.printable(attributes.PKI_STATUS, PkiStatus.PENDING)]
+    return _encode_reply(request, b"", status, credentials=credentials, random=random, now=now)
+
+
+def encode_next_ca_certificates(
+    certificates: Sequence[bytes], *, ca_certificate: bytes, private_key: PrivateKey, now: datetime
+) -> bytes:
+    """GetNextCACert (section 4.7.1): the next certificates, signed by the key of the current CA certificate.
+
+    They are the content, in a degenerate SignedData. They stand beside the signer's certificate too, because
+    jscep looks for them there.
+    """
+    return cms.sign(
+        cms.degenerate(certificates),
+        certificate=ca_certificate,
         private_key=private_key,
-        random=random,
-        now=now,
+        chain=certificates,
+        signing_time=now,
     )
 
 
@@ -151,16 +229,15 @@ def _encode_reply(
     content: bytes,
     status: Sequence[cms.Attribute],
     *,
-    ca_certificate: bytes,
-    private_key: PrivateKey,
+    credentials: Credentials,
     random: Random,
     now: datetime,
 ) -> bytes:
     header = request.header
     return cms.sign(
         content,
-        certificate=ca_certificate,
-        private_key=private_key,
+        certificate=credentials.certificate,
+        private_key=credentials.private_key,
         attributes=[
             *attributes.encode_header(MessageType.CERT_REP, header.transaction_id, random(NONCE_SIZE)),
             attributes.octets(attributes.RECIPIENT_NONCE, header.sender_nonce),
@@ -199,6 +276,7 @@ class CertRep:
     certificates: tuple[bytes, ...]
     digest: str
     cipher: str | None
+    crls: tuple[bytes, ...] = ()
 
 
 def transaction_id_of(private_key: RSAPrivateKey) -> str:
@@ -227,7 +305,7 @@ def self_signed(
 
 
 def encode_request(
-    csr: bytes,
+    content: bytes,
     *,
     message_type: MessageType,
     transaction_id: str,
@@ -239,12 +317,13 @@ def encode_request(
     random: Random,
     now: datetime,
 ) -> bytes:
-    """PKCSReq or RenewalReq: the CSR, encrypted to the CA, signed by ``signer``.
+    """A request: its content encrypted to the CA, signed by ``signer``.
 
-    First enrolment: a :func:`self_signed` identity. Renewal: the identity that the CA issued before.
+    ``content``: a CSR, or what :mod:`scep.core.queries` encodes. First enrolment: a :func:`self_signed`
+    identity. Renewal: the identity that the CA issued before.
     """
     return cms.sign(
-        cms.encrypt(csr, recipient=recipient, cipher=cipher, random=random),
+        cms.encrypt(content, recipient=recipient, cipher=cipher, random=random),
         certificate=signer.certificate,
         private_key=signer.private_key,
         attributes=attributes.encode_header(message_type, transaction_id, sender_nonce),
@@ -293,10 +372,10 @@ def open_reply(
     opened = cms.decrypt(
         signed.content, recipient=identity.certificate, private_key=identity.private_key, random=random
     )
-    certificates = cms.certificates_of(opened.content)
-    if not certificates:
+    inside = cms.decode_signed_data(opened.content)
+    if not inside.certificates and not inside.crls:
         raise ReplyError("the reply holds no certificate")
-    return replace(reply, certificates=certificates, cipher=opened.cipher)
+    return replace(reply, certificates=inside.certificates, crls=inside.crls, cipher=opened.cipher)
 
 
 def _decode_status(found: Mapping[str, Sequence[bytes]]) -> tuple[PkiStatus, FailInfo | None]:

@@ -11,6 +11,8 @@ MAX_MESSAGE = 64 * 1024
 """Size of a PKIOperation in bytes. Real ones have 2 to 8 kB."""
 
 CA_CERTIFICATE = "application/x-x509-ca-cert"
+CA_CERTIFICATES = "application/x-x509-ca-ra-cert"
+NEXT_CA_CERTIFICATES = "application/x-x509-next-ca-cert"
 PKI_MESSAGE = "application/x-pki-message"
 
 _MAX_QUERY = MAX_MESSAGE * 2

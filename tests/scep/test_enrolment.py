@@ -122,7 +122,7 @@ def test_no_challenge_of_ours_no_certificate(
     given = value.replace("{value}", good).replace("{lower}", good.lower()) if value else value
     with nothing_issued():
         reply = ask(door, pkcs_req(csr(rsa_key(1), given), ca_certificate=ca_certificate), ca_certificate)
-    refused(reply, FailInfo.BAD_REQUEST, "unknown challenge" if given is not None else "no challenge")
+    refused(reply, FailInfo.BAD_REQUEST, "unknown challenge" if given else "no challenge")
 
 
 def test_an_expired_challenge_is_refused(

@@ -94,7 +94,7 @@ def test_get_ca_cert_is_one_certificate_that_signs_and_encrypts(door: Door, issu
 
 @pytest.mark.parametrize(
     "query",
-    ["", "operation=", "operation=GetNextCACert", "operation=getcacert", "operation=GetCACertChain", "x=y",
+    ["", "operation=", "operation=getcacert", "operation=GetCACertChain", "x=y",
      "operation=GetCACaps&operation=GetCACaps"],
 )  # fmt: skip
 def test_other_operations_are_refused(door: Door, issuer: Issuer, query: str) -> None:

@@ -17,7 +17,7 @@ from pki.core.csr import decode_signing_request
 from pki.core.scan import Malformed
 from scep.core import attributes, message
 from scep.core.attributes import FailInfo, MessageType, PkiStatus
-from scep.core.message import SignedRequest
+from scep.core.message import Credentials, SignedRequest
 from tests.scep.hostile import signed_by_hand
 from tests.scep.support import NOW, Sent, csr, pkcs_req, rsa_key, signed, signer
 
@@ -44,10 +44,9 @@ def opened(verified: SignedRequest) -> message.OpenedRequest:
 def success(verified: SignedRequest, cipher: str = "aes128_cbc") -> bytes:
     return message.encode_success(
         verified,
-        CA,
+        [CA],
         cipher=cipher,
-        ca_certificate=CA,
-        private_key=CA_KEY,
+        credentials=Credentials(CA, CA_KEY),
         random=secrets.token_bytes,
         now=NOW,
     )
@@ -55,7 +54,7 @@ def success(verified: SignedRequest, cipher: str = "aes128_cbc") -> bytes:
 
 def failure(verified: SignedRequest, fail_info: FailInfo = FailInfo.BAD_REQUEST) -> bytes:
     return message.encode_failure(
-        verified, fail_info, ca_certificate=CA, private_key=CA_KEY, random=secrets.token_bytes, now=NOW
+        verified, fail_info, credentials=Credentials(CA, CA_KEY), random=secrets.token_bytes, now=NOW
     )
 
 
@@ -178,8 +177,7 @@ def test_a_client_refuses_a_reply_of_another_signer() -> None:
     forged = message.encode_failure(
         message.verify_request(sent.body),
         FailInfo.BAD_REQUEST,
-        ca_certificate=sent.identity.certificate,
-        private_key=sent.identity.private_key,
+        credentials=Credentials(sent.identity.certificate, sent.identity.private_key),
         random=secrets.token_bytes,
         now=NOW,
     )

@@ -10,7 +10,6 @@ import pytest
 import time_machine
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from pytest_django.fixtures import Settings
 
 from audit.recording import SERVER
 from pki import issuers, revocation, trust
@@ -28,7 +27,7 @@ from pki.models import Certificate, CertificateStatus, Issuer, Purpose, Revocati
 from scep.core import attributes
 from scep.core.attributes import FailInfo, MessageType
 from scep.core.message import Identity
-from scep.models import Transaction
+from scep.models import ScepService, Transaction
 from tests.scep.asking import ask, enrol, holder, issued, refused
 from tests.scep.conftest import Mint
 from tests.scep.support import NOW, Door, Sent, csr, nothing_issued, pkcs_req, rsa_key, signed, signer
@@ -317,10 +316,9 @@ def test_the_operator_can_set_a_window(
     door: Door,
     ca_certificate: bytes,
     certificate: Certificate,
-    settings: Settings,
     at_noon: time_machine.Traveller,
 ) -> None:
-    settings.BRAMLEY_SCEP_RENEWAL_WINDOW_DAYS = 180
+    ScepService.objects.update(renewal_window_days=180)
     renewal_is_refused(door, ca_certificate, holder(certificate), RENEWAL, "not before")
     at_noon.move_to(certificate.not_after - timedelta(days=179), tick=False)
     sent = pkcs_req(
