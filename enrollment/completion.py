@@ -11,6 +11,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from audit import recording
 from audit.recording import Actor
+from enrollment import access
 from enrollment.core.session import Event, Flow, SessionRefused, State, states_before, verify_device
 from enrollment.models import EnrollmentSession, SessionState
 from pki.models import Certificate, Purpose
@@ -38,11 +39,13 @@ class Expectation:
 def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expectation:
     """May the device with this UDID and serial number use the session that its certificate is bound to?
 
-    Raises :class:`SessionRefused`. A session whose row is gone (its profile was deleted) grants nothing.
+    Raises :class:`SessionRefused`, or :class:`DeviceRefused` for one that is blocked or not listed. A session
+    whose row is gone (its profile was deleted) grants nothing.
     """
     session = (
         EnrollmentSession.objects.filter(uuid=binding).select_related("profile").first() if binding else None
     )
+    access.verify_device(session.profile if session else None, udid=udid, serial_number=serial_number)
     if session is None:
         return Expectation(None, may_replace=False)
     verify_device(
@@ -71,11 +74,24 @@ def authenticated(binding: UUID | None, udid: str, serial_number: str, now: date
     )
 
 
-def completed(binding: UUID | None, now: datetime) -> None:
-    """The device is enrolled: its first TokenUpdate. Again, or without a session, changes nothing."""
-    _allowed(binding, Event.TOKEN_UPDATED, State.COMPLETED).exclude(state=SessionState.COMPLETED).update(
-        state=SessionState.COMPLETED, updated_at=now
+def completed(binding: UUID | None, now: datetime) -> bool:
+    """The device is enrolled: its first TokenUpdate. Again, or without a session, changes nothing.
+
+    True where the session is complete only now.
+    """
+    newly = (
+        _allowed(binding, Event.TOKEN_UPDATED, State.COMPLETED)
+        .exclude(state=SessionState.COMPLETED)
+        .update(state=SessionState.COMPLETED, updated_at=now)
     )
+    return bool(newly)
+
+
+def person_of(binding: UUID | None) -> str:
+    """Who enrolled by this session, where that is known."""
+    if binding is None:
+        return ""
+    return EnrollmentSession.objects.filter(uuid=binding).values_list("person", flat=True).first() or ""
 
 
 def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:

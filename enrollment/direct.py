@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from enrollment import offering
+from enrollment import access, offering
+from enrollment.access import Admission
 from enrollment.core.payloads import encode
-from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow
+from enrollment.models import EnrollmentProfile, Flow
 from enrollment.offering import NotOffered, Offered
 
 __all__ = ["NotOffered", "Offered", "offer"]
@@ -20,28 +21,31 @@ def offer(
     remote_addr: str,
     user_agent: str,
     now: datetime,
+    admitted: Admission = access.ANYBODY,
     expected_serial_number: str = "",
     pre_approved: bool = False,
     signed: bool = True,
 ) -> Offered:
     """Start a session and make its profile: CMS SignedData with the chain, or the bare XML property list.
 
-    The session, its one-time challenge and the profile come about together or not at all. Raises
-    :class:`NotOffered`.
+    ``admitted``: by what (:func:`enrollment.access.admission`). The session, its one-time challenge and the
+    profile come about together or not at all. Raises :class:`NotOffered` where the server is not ready for
+    it, :class:`enrollment.access.AccessRefused` where this person may not.
     """
     if not profile.allow_direct:
         raise NotOffered("the enrolment profile does not allow the direct way")
     given = offering.supplies(profile)
     lifetime = timedelta(minutes=profile.session_minutes)
     with transaction.atomic():
-        session = EnrollmentSession.objects.create(
-            profile=profile,
+        session = access.new_session(
+            profile,
+            admitted,
+            now=now,
             flow=Flow.DIRECT,
             expected_serial_number=expected_serial_number,
             pre_approved=pre_approved,
             remote_addr=remote_addr[:45],
             user_agent=user_agent[:200],
-            created_at=now,
             expires_at=now + lifetime,
         )
         content = offering.management_payloads(session, given, lifetime=lifetime, now=now)

@@ -129,7 +129,7 @@ class EnrollmentProfile(models.Model):
     groups = models.ManyToManyField(
         DeviceGroup,
         blank=True,
-        related_name="+",
+        related_name="enrollment_profiles",
         verbose_name=_("device groups"),
         help_text=_("Devices that enrol here join these groups."),
     )

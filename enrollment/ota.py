@@ -24,7 +24,8 @@ from django.urls import reverse
 from audit import recording
 from audit.models import Outcome
 from audit.recording import Actor
-from enrollment import device_authorities, device_signers, offering
+from enrollment import access, device_authorities, device_signers, offering
+from enrollment.access import Admission, DeviceRefused
 from enrollment.core import machine_info
 from enrollment.core.encryption import NotEncryptable, encrypt_payloads
 from enrollment.core.machine_info import MachineInfo, MachineInfoError, decode_machine_info
@@ -91,24 +92,30 @@ def offer(
     remote_addr: str,
     user_agent: str,
     now: datetime,
+    admitted: Admission = access.ANYBODY,
     expected_serial_number: str = "",
     pre_approved: bool = False,
 ) -> Offered:
-    """Start a session and make the signed "Profile Service" for it. Raises :class:`NotOffered`."""
+    """Start a session and make the signed "Profile Service" for it.
+
+    ``admitted``: by what (:func:`enrollment.access.admission`). Raises :class:`NotOffered`,
+    :class:`enrollment.access.AccessRefused`.
+    """
     if not profile.allow_ota:
         raise NotOffered("the enrolment profile does not allow the way over the air")
     offering.supplies(profile)
     challenge = secrets.token_urlsafe(CHALLENGE_BYTES)
     with transaction.atomic():
-        session = EnrollmentSession.objects.create(
-            profile=profile,
+        session = access.new_session(
+            profile,
+            admitted,
+            now=now,
             flow=Flow.OTA,
             challenge_hash=keyed_hash(challenge, purpose=_PURPOSE_OF_HASH),
             expected_serial_number=expected_serial_number,
             pre_approved=pre_approved,
             remote_addr=remote_addr[:45],
             user_agent=user_agent[:200],
-            created_at=now,
             expires_at=now + min(STEP, timedelta(minutes=profile.session_minutes)),
         )
         service = profile_service(
@@ -220,12 +227,13 @@ def _identify(profile: EnrollmentProfile, message: Message, signer: DeviceSigner
     given = offering.supplies(profile)
     with transaction.atomic():
         session = _session_of_challenge(profile, said.challenge)
-        # 1. The challenge was not used, is in time, and not for another device.
+        # 1. The challenge was not used, is in time, and this device may enrol with it.
         _verify_open(session)
         if session.state != SessionState.OFFERED:
             return _identified_before(session, message, now)
         _verify_in_time(session, now)
         _verify_expected(session, said)
+        _verify_may_enrol(session, said)
         # 2. What signed has not spoken for another device before.
         _claim_signer(session, signer, said, now)
         # 3. Of all that show this challenge, one goes on.
@@ -295,6 +303,14 @@ def _verify_expected(session: EnrollmentSession, said: MachineInfo) -> None:
         )
     except SessionRefused as error:
         raise Refused("made for another device", detail=error.reason, session=session) from error
+
+
+def _verify_may_enrol(session: EnrollmentSession, said: MachineInfo) -> None:
+    """Not blocked, and listed where that matters."""
+    try:
+        access.verify_device(session.profile, udid=said.udid, serial_number=said.serial_number)
+    except DeviceRefused as error:
+        raise Refused(error.reason, detail=error.detail, session=session) from error
 
 
 def _claim_signer(session: EnrollmentSession, signer: DeviceSigner, said: MachineInfo, now: datetime) -> None:
@@ -373,6 +389,7 @@ def _deliver(profile: EnrollmentProfile, message: Message, certificate: Certific
             detail = f"the session is in state {session.state}"
             raise Refused("profile delivered before", detail=detail, session=session)
         _verify_in_time(session, now)
+        _verify_may_enrol(session, said)
         if again:
             return _kept_answer(session)
         return _deliver_to(session, certificate, now)

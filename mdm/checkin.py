@@ -14,7 +14,7 @@ from commands import queue
 from commands.core import plist
 from devices import escrow, registry
 from devices.models import Enrollment, EnrollmentState, SecretKind
-from enrollment import completion
+from enrollment import access, completion
 from mdm import questions
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
@@ -81,12 +81,16 @@ def _authenticate(
     """Challenge, certificate, session and enrollment carry one binding: it decides what may happen."""
     certificate, udid = presented.certificate, message.channel.udid
     may_replace = False
-    if owner_of(presented) is None:
-        try:
+    try:
+        if owner_of(presented) is None:
             expected = completion.expectations(certificate.binding, udid, message.serial_number)
-        except completion.SessionRefused as error:
-            raise Rejected("enrolment session refused", detail=error.reason) from error
-        may_replace = expected.may_replace
+            may_replace = expected.may_replace
+        elif presented.identity is not None:  # it starts over, which a blocked device may not either
+            access.verify_device(None, udid=udid, serial_number=message.serial_number)
+    except completion.SessionRefused as error:
+        raise Rejected("enrolment session refused", detail=error.reason) from error
+    except access.DeviceRefused as error:
+        raise Rejected(error.reason, detail=error.detail) from error
     outcome = registry.authenticate(
         certificate, _facts(message), may_replace=may_replace, body_digest=digest, now=now
     )
@@ -158,7 +162,8 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
 
     In the transaction that completed it.
     """
-    completion.completed(enrollment.binding, now)
+    if completion.completed(enrollment.binding, now):
+        access.join_groups(enrollment)
     if certificates.active(enrollment.topic) is None:
         record(
             "enrollment.cannot_be_woken",

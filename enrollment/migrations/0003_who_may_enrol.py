@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='enrollmentprofile',
             name='groups',
-            field=models.ManyToManyField(blank=True, help_text='Devices that enrol here join these groups.', related_name='+', to='devices.devicegroup', verbose_name='device groups'),
+            field=models.ManyToManyField(blank=True, help_text='Devices that enrol here join these groups.', related_name='enrollment_profiles', to='devices.devicegroup', verbose_name='device groups'),
         ),
         migrations.AddField(
             model_name='enrollmentprofile',
