@@ -84,15 +84,21 @@ def management_profile(
     identity: Identity,
     addresses: Addresses,
     management: Management,
+    also_trusted: Sequence[Sequence[bytes]] = (),
+    identity_part: str = "scep",
 ) -> Payload:
     """The profile that brings a device under management: root, SCEP and MDM payloads.
 
     ``chain`` is DER: the issuing CA first, its root last (one certificate where the CA is a root).
     ``profile_uuid`` stays the same for an enrolment profile, so that a later download replaces an earlier
     one; ``session_uuid`` makes every payload of one download its own.
+
+    To renew the identity of a device it is made again for the same session, with another ``identity_part``:
+    then all is the same but the SCEP payload. ``also_trusted``: further chains, of which the device keeps the
+    certificates.
     """
     base = f"{IDENTIFIER}.{profile_uuid}"
-    scep_uuid = payload_uuid(session_uuid, "scep")
+    scep_uuid = payload_uuid(session_uuid, identity_part)
     content = [
         certificate_payload(
             der,
@@ -102,6 +108,16 @@ def management_profile(
             organization=texts.organization,
         )
         for position, der in reversed(list(enumerate(chain)))
+    ]
+    content += [
+        certificate_payload(
+            der,
+            is_root=is_root,
+            identifier=f"{base}.ca.{fingerprint}",
+            payload_uuid=payload_uuid(session_uuid, f"ca {fingerprint}"),
+            organization=texts.organization,
+        )
+        for fingerprint, (der, is_root) in _others(also_trusted, chain).items()
     ]
     content.append(
         scep_payload(
@@ -128,6 +144,39 @@ def management_profile(
         texts=texts,
         identifier=base,
         payload_uuid=payload_uuid(session_uuid, "configuration"),
+    )
+
+
+def _others(chains: Sequence[Sequence[bytes]], chain: Sequence[bytes]) -> dict[str, tuple[bytes, bool]]:
+    """Certificates that are not in ``chain``, each once, roots first: by fingerprint, and whether a root."""
+    found = {
+        hashlib.sha256(der).hexdigest(): (der, position == 0)
+        for other in chains
+        for position, der in enumerate(reversed(other))
+        if der not in chain
+    }
+    return dict(sorted(found.items(), key=lambda entry: not entry[1][1]))
+
+
+def trust_profile(
+    *, identifier: str, profile_uuid: uuid.UUID, texts: Texts, chain: Sequence[bytes]
+) -> Payload:
+    """A profile that only makes a device trust a CA: the certificates of ``chain``, the issuing CA first.
+
+    ``profile_uuid`` is what its payloads' UUIDs come from: the same CA, the same profile.
+    """
+    content = [
+        certificate_payload(
+            der,
+            is_root=position == 0,
+            identifier=f"{identifier}.ca.{position + 1}",
+            payload_uuid=payload_uuid(profile_uuid, f"ca {position + 1}"),
+            organization=texts.organization,
+        )
+        for position, der in enumerate(reversed(chain))
+    ]
+    return configuration(
+        content, texts=texts, identifier=identifier, payload_uuid=payload_uuid(profile_uuid, "trust")
     )
 
 

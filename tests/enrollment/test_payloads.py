@@ -21,6 +21,7 @@ from enrollment.core.payloads import (
     clean,
     encode,
     management_profile,
+    trust_profile,
     verify_access_rights,
 )
 from enrollment.models import ALL_ACCESS_RIGHTS
@@ -46,6 +47,8 @@ def profile(
         ),
         addresses=ADDRESSES,
         management=changes.get("management", Management("com.apple.mgmt.External.1", 8191, True)),
+        also_trusted=changes.get("also_trusted", ()),
+        identity_part=changes.get("identity_part", "scep"),
     )
     value: dict[str, Any] = plistlib.loads(encode(made))
     return value
@@ -88,6 +91,59 @@ def test_a_later_download_replaces_an_earlier_one_and_shares_no_uuid() -> None:
     assert not {part["PayloadUUID"] for part in [one, *one["PayloadContent"]]} & {
         part["PayloadUUID"] for part in [other, *other["PayloadContent"]]
     }
+
+
+def test_a_renewal_differs_in_the_identity_only() -> None:
+    before, after = profile(), profile(identity_part="scep 2", identity=Identity("bramley", (), "OTHER"))
+    old, new = (
+        {part["PayloadIdentifier"]: part for part in [top, *top["PayloadContent"]]} for top in (before, after)
+    )
+    assert set(old) == set(new)
+    scep, mdm = before["PayloadContent"][2], before["PayloadContent"][3]
+    renewed, pointing = new[scep["PayloadIdentifier"]], new[mdm["PayloadIdentifier"]]
+    assert renewed["PayloadUUID"] != scep["PayloadUUID"]
+    assert renewed["PayloadContent"]["Challenge"] == "OTHER"
+    assert pointing == {**mdm, "IdentityCertificateUUID": renewed["PayloadUUID"]}
+    assert after["PayloadUUID"] == before["PayloadUUID"]
+    assert after["PayloadContent"][:2] == before["PayloadContent"][:2]
+
+
+def test_other_generations_go_along_each_once() -> None:
+    top = profile(also_trusted=((b"ISSUER 1", b"ROOT 1"), (b"ISSUER 2", b"ROOT 1"), (b"ISSUER", b"ROOT")))
+    kinds = [
+        (part["PayloadType"].rpartition(".")[2], part.get("PayloadContent")) for part in top["PayloadContent"]
+    ]
+    assert kinds[:2] == [("root", b"ROOT"), ("pkcs1", b"ISSUER")]
+    assert kinds[2] == ("root", b"ROOT 1")
+    assert sorted(kinds[3:5]) == [("pkcs1", b"ISSUER 1"), ("pkcs1", b"ISSUER 2")]
+    parts = [top, *top["PayloadContent"]]
+    assert (
+        len({part["PayloadUUID"] for part in parts})
+        == len({part["PayloadIdentifier"] for part in parts})
+        == 8
+    )
+
+
+def test_a_profile_of_trust_holds_certificates_and_nothing_else() -> None:
+    made = trust_profile(
+        identifier="org.bramley.ca.x",
+        profile_uuid=PROFILE,
+        texts=Texts("New root", "Acme", ""),
+        chain=(b"ISSUER", b"ROOT"),
+    )
+    top = plistlib.loads(encode(made))
+    assert top["PayloadIdentifier"] == "org.bramley.ca.x"
+    assert [(part["PayloadType"], part["PayloadContent"]) for part in top["PayloadContent"]] == [
+        ("com.apple.security.root", b"ROOT"),
+        ("com.apple.security.pkcs1", b"ISSUER"),
+    ]
+    again = trust_profile(
+        identifier="org.bramley.ca.x",
+        profile_uuid=PROFILE,
+        texts=Texts("New root", "Acme", ""),
+        chain=(b"ISSUER", b"ROOT"),
+    )
+    assert again == made
 
 
 def test_a_root_that_issues_is_the_only_certificate() -> None:
