@@ -23,6 +23,8 @@ BRAMLEY_CLIENT_CERT_HEADER = os.environ.get("BRAMLEY_CLIENT_CERT_HEADER", "")
 BRAMLEY_APNS_URL = os.environ.get("BRAMLEY_APNS_URL", "https://api.push.apple.com:443")
 BRAMLEY_APNS_CA = os.environ.get("BRAMLEY_APNS_CA", "")
 REDIS_URL = os.environ.get("REDIS_URL", "")
+# A sign-in provider at http://127.0.0.1 instead of https: for trying out and tests only.
+BRAMLEY_OPENID_LOOPBACK_HTTP = os.environ.get("BRAMLEY_OPENID_LOOPBACK_HTTP", "") == "1"
 
 SECRET_KEY = environment.secret("BRAMLEY_SECRET_KEY", "secret.key", "text")
 DEBUG = False
@@ -67,6 +69,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
+    "mdm_project.middleware.ConsoleInEnglish",
     "console.timezone.ViewersTimeZone",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -111,6 +114,8 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "admin:login"
 
 LANGUAGE_CODE = "en"
+# The pages for people; the admin speaks English (mdm_project.middleware).
+LANGUAGES = [("en", "English"), ("de", "Deutsch")]
 TIME_ZONE = "UTC"
 USE_I18N = True
 USE_TZ = True
@@ -194,5 +199,8 @@ LOGGING: dict[str, Any] = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": os.environ.get("BRAMLEY_LOG_LEVEL", "INFO")},
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "authlib": {"level": "WARNING"},  # what it says at DEBUG are secrets
+    },
 }
