@@ -17,6 +17,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, get_resolver
+from django.utils import translation
 
 from mdm_project.threshold import CLIENT_ADDRESS
 
@@ -38,6 +39,7 @@ class DeviceDoor(WSGIHandler):
 
 def respond(request: HttpRequest) -> HttpResponse:
     """Resolve and call the view. A fault is a 5xx with an empty body, never a 401 and never a page."""
+    translation.deactivate()  # of a person whom this thread served before
     try:
         match = get_resolver(settings.DEVICE_URLCONF).resolve(request.path_info)
         request.resolver_match = match
