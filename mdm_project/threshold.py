@@ -40,6 +40,9 @@ _CGI = frozenset(
 )
 
 
+TURNS = "bramley.turns"
+"""Key of the request's META: what a view releases while it waits for somebody else, and takes again."""
+
 AT_ONCE = 2
 """Requests that run at once in one process. More would only take the interpreter's lock from each other."""
 
@@ -57,8 +60,12 @@ class Threshold:
         self.turns = threading.BoundedSemaphore(at_once)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        certificate = client_certificate(environ)
         environ = request_only(environ)
+        environ[CLIENT_CERTIFICATE] = certificate
+        environ[HEADERS_TOLD_APART] = self.headers_told_apart
         name_client(environ)
+        environ[TURNS] = self.turns
         if "HTTP_TRANSFER_ENCODING" in environ:
             body = environ["wsgi.input"].read(MAX_CHUNKED_BODY + 1)
             if len(body) > MAX_CHUNKED_BODY:
