@@ -150,7 +150,7 @@ def add_key(
         generation=(last or 0) + 1,
         state=state,
         algorithm=algorithm,
-        private_key_sealed=keys.seal_issuer_key(private_key, identifier) if private_key else None,
+        **keys.kept(private_key, identifier),
         public_key=public_key,
         # A CA without the extension is known by the SHA-1 of its key (RFC 5280 section 4.2.1.2).
         key_identifier=facts.subject_key_identifier or hashlib.sha1(public_key).digest(),  # noqa: S324

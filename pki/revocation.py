@@ -20,6 +20,7 @@ from pki.models import (
     IssuerCertificateKind,
     IssuerKey,
     IssuerKeyState,
+    IssuerState,
     RevocationReason,
 )
 from vault.sealed import SealError
@@ -29,7 +30,12 @@ logger = logging.getLogger(__name__)
 # A list is valid for a week (per issuer) and replaced every day.
 REPUBLISH_AFTER = timedelta(hours=24)
 KEPT_LISTS = 10
-_ANSWERED_FOR = (IssuerKeyState.CURRENT, IssuerKeyState.PREVIOUS, IssuerKeyState.CLOSED)
+_ANSWERED_FOR = (
+    IssuerKeyState.NEXT,
+    IssuerKeyState.CURRENT,
+    IssuerKeyState.PREVIOUS,
+    IssuerKeyState.CLOSED,
+)
 
 
 class RevocationRefused(Exception):
@@ -88,7 +94,9 @@ def revoke_all(ids: Collection[int], *, reason: RevocationReason, actor: Actor, 
 def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
     """Sign and store the next CRL of one key generation; its number only rises.
 
-    Holds the revoked certificates of that key that have not expired. Raises :class:`keys.KeyUnavailable`.
+    Holds the revoked certificates of that key that have not expired, those of CAs below among them. The list
+    of an issuer that is itself revoked is the last one: it is valid as long as the issuer's certificate.
+    Raises :class:`keys.KeyUnavailable`.
     """
     with transaction.atomic():
         # The lock comes before the rows are read: the list with the higher number knows the later revocation.
@@ -96,21 +104,17 @@ def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
             IssuerKey.objects.select_for_update(of=("self",)).select_related("issuer").get(pk=issuer_key.pk)
         )
         number = locked.crl_number + 1
-        revoked = [
-            RevokedCertificate(int(serial_number, 16), revoked_at or now, reason or "unspecified")
-            for serial_number, revoked_at, reason in Certificate.objects.filter(
-                issuer_key=locked, status=CertificateStatus.REVOKED, foreign=False, not_after__gt=now
-            )
-            .order_by("pk")
-            .values_list("serial_number", "revoked_at", "revocation_reason")
-        ]
+        revoked = _revoked(locked, now)
+        authority = _signing_certificate(locked)
         next_update = now + timedelta(days=locked.issuer.crl_validity_days)
+        if locked.issuer.state == IssuerState.REVOKED:
+            next_update = max(next_update, authority.not_after)
         der = build_crl(
             revoked,
             number=number,
             this_update=now,
             next_update=next_update,
-            issuer_certificate=bytes(_signing_certificate(locked).der),
+            issuer_certificate=bytes(authority.der),
             private_key=keys.issuer_private_key(locked),
         )
         IssuerKey.objects.filter(pk=locked.pk).update(crl_number=number)
@@ -125,6 +129,25 @@ def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
         )
         Crl.objects.filter(issuer_key=locked, number__lte=number - KEPT_LISTS).delete()
     return crl
+
+
+def _revoked(issuer_key: IssuerKey, now: datetime) -> list[RevokedCertificate]:
+    """What stands on the list of a key: certificates that it issued, and those of CAs that it signed."""
+    issued = Certificate.objects.filter(
+        issuer_key=issuer_key, status=CertificateStatus.REVOKED, foreign=False, not_after__gt=now
+    )
+    authorities = IssuerCertificate.objects.filter(
+        signed_by=issuer_key, revoked_at__isnull=False, not_after__gt=now
+    )
+    columns = ("serial_number", "revoked_at", "revocation_reason")
+    rows = [
+        *authorities.order_by("pk").values_list(*columns),
+        *issued.order_by("pk").values_list(*columns),
+    ]
+    return [
+        RevokedCertificate(int(serial_number, 16), revoked_at or now, reason or "unspecified")
+        for serial_number, revoked_at, reason in rows
+    ]
 
 
 def _signing_certificate(issuer_key: IssuerKey) -> IssuerCertificate:
@@ -147,6 +170,7 @@ def publish_due_crls(now: datetime) -> int:
         IssuerKey.objects.filter(private_key_sealed__isnull=False, state__in=_ANSWERED_FOR)
         .annotate(published_at=Max("crls__this_update"))
         .filter(Q(published_at=None) | Q(published_at__lte=now - REPUBLISH_AFTER))
+        .exclude(issuer__state=IssuerState.REVOKED, published_at__isnull=False)
         .filter(certificates__is_current=True)
         .distinct()
     )

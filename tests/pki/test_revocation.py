@@ -12,7 +12,16 @@ from audit.models import AuditEvent
 from pki import issuers, revocation
 from pki.core.certificates import encode_pem
 from pki.issuers import create_issuer
-from pki.models import Certificate, CertificateStatus, Crl, Issuer, IssuerKeyState, Purpose, RevocationReason
+from pki.models import (
+    Certificate,
+    CertificateStatus,
+    Crl,
+    Issuer,
+    IssuerKeyState,
+    IssuerState,
+    Purpose,
+    RevocationReason,
+)
 from pki.revocation import RevocationRefused, current_crl, publish_crl, publish_due_crls, revoke, revoke_all
 from pki.tasks import publish_crls
 from pki.trust import Untrusted, identify
@@ -140,11 +149,19 @@ def test_a_key_that_does_not_open_does_not_stop_the_others(issuer: Issuer) -> No
     assert current_crl(issuers.current_key(other)).this_update == NOW
 
 
-def test_earlier_generations_keep_their_list(issuer: Issuer) -> None:
-    issuer.keys.update(state=IssuerKeyState.PREVIOUS)
-    assert publish_due_crls(NOW + timedelta(days=2)) == 1
-    issuer.keys.update(state=IssuerKeyState.NEXT)
-    assert publish_due_crls(NOW + timedelta(days=4)) == 0
+def test_every_generation_has_its_list(issuer: Issuer) -> None:
+    for days, state in enumerate(IssuerKeyState, start=1):
+        issuer.keys.update(state=state)
+        assert publish_due_crls(NOW + timedelta(days=2 * days)) == 1
+
+
+def test_the_last_list_of_a_revoked_issuer_stays(issuer: Issuer) -> None:
+    Issuer.objects.update(state=IssuerState.REVOKED)
+    last = publish_crl(issuers.current_key(issuer), NOW + timedelta(days=1))
+    assert last.next_update == issuers.current_certificate(issuers.current_key(issuer)).not_after
+    assert publish_due_crls(NOW + timedelta(days=400)) == 0
+    Crl.objects.all().delete()
+    assert publish_due_crls(NOW + timedelta(days=400)) == 1
 
 
 def test_old_lists_are_dropped(issuer: Issuer) -> None:
