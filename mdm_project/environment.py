@@ -28,10 +28,16 @@ def secret(name: str, file_name: str, make: str) -> str:
     A made secret is kept in ``BRAMLEY_HOME/<file_name>`` with mode 0600. ``make``: ``key`` gives base64 of 32
     random bytes, ``text`` 64 URL-safe characters.
     """
+    place = secret_place(name, file_name, make)
+    return place if isinstance(place, str) else place.read_text().strip()
+
+
+def secret_place(name: str, file_name: str, make: str) -> str | Path:
+    """Where that secret is: the text of the variable itself, or the path of the file that holds it."""
     if value := os.environ.get(name):
         return value.strip()
     if path := os.environ.get(f"{name}_FILE"):
-        return Path(path).read_text().strip()
+        return Path(path)
     kept = home() / file_name
     if not kept.exists():
         made = (
@@ -39,7 +45,7 @@ def secret(name: str, file_name: str, make: str) -> str:
         )
         private_folder(kept.parent)
         _write_once(kept, made)
-    return kept.read_text().strip()
+    return kept
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -16,7 +16,8 @@ TESTING = "pytest" in sys.modules
 
 BRAMLEY_BIND = os.environ.get("BRAMLEY_BIND", "127.0.0.1:8000")
 BRAMLEY_PUBLIC_URL = (os.environ.get("BRAMLEY_PUBLIC_URL") or f"http://{BRAMLEY_BIND}").rstrip("/")
-BRAMLEY_ENCRYPTION_KEYS = environment.secret("BRAMLEY_ENCRYPTION_KEYS", "encryption.keys", "key")
+# Text, or the path of a file, which is read again when it changes (vault.sealed).
+BRAMLEY_ENCRYPTION_KEYS = environment.secret_place("BRAMLEY_ENCRYPTION_KEYS", "encryption.keys", "key")
 BRAMLEY_TRUSTED_PROXIES = environment.words("BRAMLEY_TRUSTED_PROXIES")
 BRAMLEY_WEBHOOK_NETWORKS = environment.networks("BRAMLEY_WEBHOOK_NETWORKS")
 BRAMLEY_CLIENT_CERT_HEADER = os.environ.get("BRAMLEY_CLIENT_CERT_HEADER", "")

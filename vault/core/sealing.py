@@ -25,21 +25,39 @@ class SealError(Exception):
     """A sealed value could not be opened: unknown key, other context, or altered bytes."""
 
 
+class UnknownKey(SealError):
+    """It is sealed with a key that is not in the key ring."""
+
+
 def key_id(key: bytes) -> bytes:
     """The public name of a key: the first 4 bytes of SHA-256 over a label and the key."""
     return hashlib.sha256(b"bramley key id\0" + key).digest()[:KEY_ID_SIZE]
 
 
+def hash_key(key: bytes) -> bytes:
+    """What makes the keyed hashes under a key. It opens nothing, and may outlive the key."""
+    return hmac.new(key, b"bramley keyed hash", hashlib.sha256).digest()
+
+
+def sealed_with(sealed: bytes) -> bytes:
+    """The id of the key that a value is sealed with, whatever else is in it."""
+    return bytes(sealed[len(VERSION) : len(VERSION) + KEY_ID_SIZE])
+
+
 @dataclass(frozen=True)
 class KeyRing:
-    """Keys of 32 bytes. The first one seals; all of them open."""
+    """Keys of 32 bytes. The first one seals; all of them open.
+
+    ``hash_keys``: those of keys that were retired (:func:`hash_key`). Keyed hashes made under them are found.
+    """
 
     keys: Sequence[bytes] = field(repr=False)
+    hash_keys: Sequence[bytes] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.keys:
             raise ValueError("a key ring needs at least one key")
-        for key in self.keys:
+        for key in (*self.keys, *self.hash_keys):
             if len(key) != KEY_SIZE:
                 raise ValueError("an encryption key has 32 bytes")
 
@@ -55,7 +73,7 @@ class KeyRing:
         header = len(VERSION) + KEY_ID_SIZE
         if sealed[: len(VERSION)] != VERSION or len(sealed) < header + NONCE_SIZE:
             raise SealError("not a sealed value")
-        wanted = sealed[len(VERSION) : header]
+        wanted = sealed_with(sealed)
         nonce, ciphertext = sealed[header : header + NONCE_SIZE], sealed[header + NONCE_SIZE :]
         for key in self.keys:
             if key_id(key) == wanted:
@@ -63,16 +81,17 @@ class KeyRing:
                     return AESGCM(key).decrypt(nonce, ciphertext, context.encode())
                 except InvalidTag:
                     raise SealError("the value was altered or belongs to another field") from None
-        raise SealError("sealed with a key that is not in the key ring")
+        raise UnknownKey("sealed with a key that is not in the key ring")
 
     def sealed_with_first_key(self, sealed: bytes) -> bool:
         """Whether a value needs no re-sealing after a rotation."""
-        return sealed[len(VERSION) : len(VERSION) + KEY_ID_SIZE] == key_id(self.keys[0])
+        return sealed_with(sealed) == key_id(self.keys[0])
 
     def keyed_hashes(self, value: bytes, *, purpose: str) -> list[bytes]:
         """HMAC-SHA256 of ``value`` under every key, the current one first (32 bytes each)."""
-        return [hmac.new(_derive(key, purpose), value, hashlib.sha256).digest() for key in self.keys]
+        under = [*(hash_key(key) for key in self.keys), *self.hash_keys]
+        return [hmac.new(_derive(key, purpose), value, hashlib.sha256).digest() for key in under]
 
 
 def _derive(key: bytes, purpose: str) -> bytes:
-    return hmac.new(key, b"bramley keyed hash\0" + purpose.encode(), hashlib.sha256).digest()
+    return hmac.new(key, purpose.encode(), hashlib.sha256).digest()
