@@ -37,11 +37,17 @@ def find(slug: str | None) -> ScepService:
     return service
 
 
+def of_issuer(issuer: Issuer) -> ScepService:
+    """The service of an issuer's own name; made where there is none."""
+    service, _created = ScepService.objects.get_or_create(slug=issuer.slug, defaults={"issuer": issuer})
+    return service
+
+
 def ensure() -> None:
     """Make the service of every issuer of ours that has none of its name yet."""
     taken = ScepService.objects.values("slug")
     for issuer in _own_issuers().exclude(slug__in=taken):
-        ScepService.objects.get_or_create(slug=issuer.slug, defaults={"issuer": issuer})
+        of_issuer(issuer)
 
 
 def save(service: ScepService, *, actor: Actor) -> ScepService:
@@ -80,8 +86,7 @@ def _named(slug: str) -> ScepService | None:
     issuer = _own_issuers().filter(slug=slug).first()
     if issuer is None:
         return None
-    service, _created = ScepService.objects.get_or_create(slug=slug, defaults={"issuer": issuer})
-    return service
+    return of_issuer(issuer)
 
 
 def _default_slug() -> str:

@@ -30,6 +30,7 @@ from devices.models import (
 from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from pki.models import Certificate, Crl, Issuer, IssuerCertificate, IssuerCertificateKind, IssuerKey, Purpose
 from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
+from scep import services
 from scep.models import Challenge, Transaction, TransactionStatus
 from vault.sealed import seal
 
@@ -190,6 +191,7 @@ def make_records(fleet: Fleet, now: datetime) -> None:
         )
         refused = number % 5 == 0
         Transaction.objects.create(
+            service=services.of_issuer(fleet.issuer),
             issuer=fleet.issuer,
             transaction_id=uuid.uuid4().hex.upper(),
             message_type="PKCSReq",

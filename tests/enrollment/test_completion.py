@@ -15,6 +15,7 @@ from enrollment.completion import Expectation, SessionRefused, expectations
 from enrollment.direct import offer
 from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from enrollment.tasks import expire_sessions
+from scep import services
 from scep.models import Challenge, Transaction, TransactionStatus
 from tests.support.devices import device_key, issue_certificate
 from tests.support.snapshot import no_change
@@ -115,6 +116,7 @@ def test_sessions_end_with_where_they_stopped(profile: EnrollmentProfile) -> Non
         value_hash=b"1" * 32, issuer=profile.issuer, binding=refused.uuid, subject=[], expires_at=NOW
     )
     Transaction.objects.create(
+        service=services.of_issuer(profile.issuer),
         issuer=profile.issuer,
         challenge=challenge,
         status=TransactionStatus.FAILURE,
