@@ -6,6 +6,6 @@ class MdmConfig(AppConfig):
     name = "mdm"
 
     def ready(self) -> None:
-        from mdm.checks import check_client_certificate_header
+        from mdm.checks import check_device_authentication
 
-        register(check_client_certificate_header, Tags.security)
+        register(check_device_authentication, Tags.security)

@@ -1,9 +1,9 @@
 """Who sends a request: the certificate behind it, verified before anything of the body is parsed.
 
-One of two modes is configured. Without ``BRAMLEY_CLIENT_CERT_HEADER`` a request is signed: ``Mdm-Signature``
-holds a detached CMS message over the body. With it, a trusted proxy ended TLS and passes on the client's
-certificate; then a signature alone does not count (threats A13), and if there is one it has to name the same
-certificate.
+``BRAMLEY_DEVICE_AUTH`` says which proof counts. ``signature``: ``Mdm-Signature`` holds a detached CMS message
+over the body. ``certificate``: the client showed its certificate in TLS, which this server itself ended, or a
+trusted proxy that passes it on (``BRAMLEY_CLIENT_CERT_HEADER``); then a signature alone does not count
+(threats A13). ``either``: one of them. Where both are there they have to name the same certificate.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from django.http import HttpRequest
 from devices.models import Enrollment, Identity, IdentityState
 from mdm.answers import Rejected
 from mdm.core.headers import HeaderError, decode_client_certificate, decode_signature
-from mdm.proxies import is_trusted
+from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
 from mdm.statements import find_identity
 from pki import trust
 from pki.core.cms import CmsError, verify_signed_data
 from pki.models import Certificate, Purpose
+
+PROOFS = ("signature", "certificate", "either")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Presented:
     def enrollment(self) -> Enrollment | None:
         """The device enrollment that the certificate is pinned to."""
         return self.identity.enrollment if self.identity else None
+
+
+def required_proof() -> str:
+    """One of :data:`PROOFS`. Unset: a certificate where a proxy passes it on, else a signature."""
+    default = "certificate" if settings.BRAMLEY_CLIENT_CERT_HEADER else "signature"
+    return settings.BRAMLEY_DEVICE_AUTH or default
 
 
 def authenticate(request: HttpRequest, body: bytes, now: datetime) -> Presented:
@@ -87,23 +95,39 @@ def unpinned(der: bytes, now: datetime) -> Presented:
 
 def proven_certificate(request: HttpRequest, body: bytes) -> bytes:
     """DER of the certificate that the configured proof is for. Raises :class:`Rejected`."""
-    header = settings.BRAMLEY_CLIENT_CERT_HEADER
-    signature = request.META.get("HTTP_MDM_SIGNATURE", "")
-    if not header:
+    signature, proof = request.META.get("HTTP_MDM_SIGNATURE", ""), required_proof()
+    if proof == "signature":
         return _signer(signature, body)
+    shown = _shown_certificate(request)
+    if shown is None:
+        if proof == "either" and signature:
+            return _signer(signature, body)
+        raise Rejected("no client certificate")
+    if signature and _signer(signature, body) != shown:
+        raise Rejected("signature and client certificate differ")
+    return shown
+
+
+def _shown_certificate(request: HttpRequest) -> bytes | None:
+    """The certificate of the TLS connection, ended here or at a trusted proxy. Raises :class:`Rejected`."""
+    header = settings.BRAMLEY_CLIENT_CERT_HEADER
+    if not header:
+        shown: bytes | None = request.META.get(CLIENT_CERTIFICATE)
+        return shown
+    value = request.META.get("HTTP_" + header.upper().replace("-", "_"), "")
+    if not value and required_proof() == "either":
+        return None
     # The peer of the socket, not what X-Forwarded-For says of it (threats A11).
     if not is_trusted(request.META.get("REMOTE_ADDR", ""), settings.BRAMLEY_TRUSTED_PROXIES):
         raise Rejected("peer is not a trusted proxy")
-    value = request.META.get("HTTP_" + header.upper().replace("-", "_"), "")
+    if not request.META.get(HEADERS_TOLD_APART):
+        raise Rejected("the web server confuses headers", detail="X_Name counts as X-Name; see docs/proxies")
     if not value:
-        raise Rejected("no client certificate from the proxy")
+        return None
     try:
-        passed = decode_client_certificate(header, value)
+        return decode_client_certificate(header, value)
     except HeaderError as error:
         raise Rejected("bad client certificate header", detail=error.reason) from error
-    if signature and _signer(signature, body) != passed:
-        raise Rejected("signature and client certificate differ")
-    return passed
 
 
 def _signer(signature: str, body: bytes) -> bytes:

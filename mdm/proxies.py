@@ -1,10 +1,19 @@
-"""Which peers may pass on client certificates: ``BRAMLEY_TRUSTED_PROXIES``."""
+"""Which peers may pass on client certificates, and what the web server tells beside the headers.
+
+``BRAMLEY_TRUSTED_PROXIES`` names the peers. The keys of the request's META cannot come from a header: those
+begin with ``HTTP_``.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
+
+CLIENT_CERTIFICATE = "bramley.client_certificate"
+"""DER of the certificate that the client proved to hold in TLS that this server itself ends, or ``None``."""
+HEADERS_TOLD_APART = "bramley.headers_told_apart"
+"""Whether the web server knows ``X_Name`` from ``X-Name``. WSGI has one name for both."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ipaddress
+import json
 import os
 import secrets
 from dataclasses import dataclass
@@ -121,15 +122,19 @@ class Address:
     port: int
 
     @property
+    def name(self) -> str:
+        """As in ``BRAMLEY_BIND``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def reachable_host(self) -> str:
         """The host as this machine reaches it: a wildcard becomes the loopback address."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
-    @property
-    def url(self) -> str:
+    def url(self, scheme: str = "http") -> str:
         """The base address for this machine itself, without a slash at its end."""
         host = f"[{self.reachable_host}]" if ":" in self.reachable_host else self.reachable_host
-        return f"http://{host}:{self.port}"
+        return f"{scheme}://{host}:{self.port}"
 
 
 def address(text: str) -> Address:
@@ -139,6 +144,73 @@ def address(text: str) -> Address:
     if not separator or not bare or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ImproperlyConfigured(f"BRAMLEY_BIND is an address and a port like 127.0.0.1:8000, not {text!r}")
     return Address(bare, int(port))
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How ``manage.py start`` serves: ``tls`` of our own, and a port of their own for the MDM addresses."""
+
+    tls: bool = False
+    mdm_port: int | None = None
+
+
+def serving() -> Serving:
+    """What ``BRAMLEY_TLS`` and ``BRAMLEY_MDM_PORT`` say; where they are absent, how it was last started.
+
+    So other commands speak of the addresses at which the server answers, also where ``--tls`` was an option
+    of the start and not a variable for all. Raises :class:`ImproperlyConfigured`.
+    """
+    last = _last_serving()
+    if not switch("BRAMLEY_TLS", last.tls):
+        return Serving()
+    text = os.environ.get("BRAMLEY_MDM_PORT")
+    return Serving(True, last.mdm_port if text is None else port_number("BRAMLEY_MDM_PORT", text))
+
+
+def remember_serving(now: Serving) -> None:
+    """For :func:`serving` in other commands."""
+    path = private_folder(home()) / "serving.json"
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps({"tls": now.tls, "mdm_port": now.mdm_port}))
+    aside.replace(path)
+
+
+def _last_serving() -> Serving:
+    try:
+        kept = json.loads((home() / "serving.json").read_text())
+        return Serving(tls=kept["tls"] is True, mdm_port=kept["mdm_port"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return Serving()
+
+
+def at_port(url: str, port: int | None) -> str:
+    """The same base address at another port; without one, ``url`` itself."""
+    if port is None:
+        return url
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{port}{parts.path}"
+
+
+def port_number(name: str, text: str) -> int | None:
+    """A variable that holds a port, or is empty. Raises :class:`ImproperlyConfigured`."""
+    if not text:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ImproperlyConfigured(f"{name} is a port like 8443, not {text!r}")
+    return int(text)
+
+
+def switch(name: str, default: bool = False) -> bool:
+    """A variable that says yes or no. Raises :class:`ImproperlyConfigured`."""
+    text = os.environ.get(name, "").strip().lower()
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"0", "false", "no", "off"}:
+        return False
+    if text:
+        raise ImproperlyConfigured(f"{name} is 1 or 0, not {text!r}")
+    return default
 
 
 def count(name: str, default: int) -> int:

@@ -15,12 +15,21 @@ BRAMLEY_HOME: Path = environment.home()
 TESTING = "pytest" in sys.modules
 
 BRAMLEY_BIND = os.environ.get("BRAMLEY_BIND", "127.0.0.1:8000")
-BRAMLEY_PUBLIC_URL = (os.environ.get("BRAMLEY_PUBLIC_URL") or f"http://{BRAMLEY_BIND}").rstrip("/")
+BRAMLEY_TLS, BRAMLEY_MDM_PORT = environment.serving().tls, environment.serving().mdm_port
+BRAMLEY_PUBLIC_URL = (
+    os.environ.get("BRAMLEY_PUBLIC_URL") or f"{'https' if BRAMLEY_TLS else 'http'}://{BRAMLEY_BIND}"
+).rstrip("/")
+# Where devices find /mdm/: another port or name where client certificates are asked for only there.
+BRAMLEY_MDM_URL = (
+    os.environ.get("BRAMLEY_MDM_URL") or environment.at_port(BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_PORT)
+).rstrip("/")
 # Text, or the path of a file, which is read again when it changes (vault.sealed).
 BRAMLEY_ENCRYPTION_KEYS = environment.secret_place("BRAMLEY_ENCRYPTION_KEYS", "encryption.keys", "key")
 BRAMLEY_TRUSTED_PROXIES = environment.words("BRAMLEY_TRUSTED_PROXIES")
 BRAMLEY_WEBHOOK_NETWORKS = environment.networks("BRAMLEY_WEBHOOK_NETWORKS")
 BRAMLEY_CLIENT_CERT_HEADER = os.environ.get("BRAMLEY_CLIENT_CERT_HEADER", "")
+# How a device proves who it is: signature, certificate (of mutual TLS), or either; see mdm.authentication.
+BRAMLEY_DEVICE_AUTH = os.environ.get("BRAMLEY_DEVICE_AUTH", "")
 BRAMLEY_APNS_URL = os.environ.get("BRAMLEY_APNS_URL", "https://api.push.apple.com:443")
 BRAMLEY_APNS_CA = os.environ.get("BRAMLEY_APNS_CA", "")
 REDIS_URL = os.environ.get("REDIS_URL", "")
@@ -29,7 +38,10 @@ BRAMLEY_OPENID_LOOPBACK_HTTP = os.environ.get("BRAMLEY_OPENID_LOOPBACK_HTTP", ""
 
 SECRET_KEY = environment.secret("BRAMLEY_SECRET_KEY", "secret.key", "text")
 DEBUG = False
-ALLOWED_HOSTS = [urlsplit(BRAMLEY_PUBLIC_URL).hostname or "localhost", "localhost", "127.0.0.1", "[::1]"]
+ALLOWED_HOSTS = [
+    *(urlsplit(url).hostname or "localhost" for url in (BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_URL)),
+    *("localhost", "127.0.0.1", "[::1]"),
+]
 CSRF_TRUSTED_ORIGINS = [BRAMLEY_PUBLIC_URL]
 SECURE = BRAMLEY_PUBLIC_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE

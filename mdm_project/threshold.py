@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import ipaddress
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.conf import settings
 
-from mdm.proxies import is_trusted
+from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -53,7 +54,11 @@ class Threshold:
     The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A thread that
     waits for the body of a slow sender gives its turn to others meanwhile: a few slow devices, or a few
     strangers who mean it, do not stop the server.
+
+    ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
     """
+
+    headers_told_apart = False
 
     def __init__(self, application: Application, at_once: int = AT_ONCE) -> None:
         self.application = application
@@ -101,6 +106,12 @@ class PatientBody:
             return read(size)
         finally:
             self._turns.acquire()
+
+
+def client_certificate(environ: dict[str, Any]) -> bytes | None:
+    """The certificate (DER) whose key the client proved to hold in our own TLS; ``None`` without one."""
+    connection = environ.get("gunicorn.socket")
+    return connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
 
 
 def request_only(environ: dict[str, Any]) -> dict[str, Any]:

@@ -224,6 +224,20 @@ def _verify_foreign(facts: CertificateFacts, purpose: Purpose, now: datetime) ->
         raise Untrusted("unknown certificate")
 
 
+def authorities(purpose: Purpose) -> list[bytes]:
+    """The certificates (DER) of the CAs whose certificates are accepted for ``purpose``, of all generations.
+
+    Also of one that is only made: what it issues from one moment to the next is then known already.
+    """
+    keys = IssuerKey.objects.filter(
+        state__in=(*_TRUSTED_KEY_STATES, IssuerKeyState.NEXT), issuer__state__in=_TRUSTED_ISSUER_STATES
+    )
+    keys = keys.select_related("issuer").defer("private_key_sealed")
+    trusted = [key.pk for key in keys if purpose.value in key.issuer.trusted_for]
+    rows = IssuerCertificate.objects.filter(issuer_key__in=trusted, revoked_at=None).order_by("pk")
+    return [bytes(der) for der in rows.values_list("der", flat=True)]
+
+
 # --- Trusting another CA ---------------------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ def test_processes_that_start_together_agree_on_one_secret(home: Path) -> None:
 )
 def test_an_address(text: str, host: str, port: int, url: str) -> None:
     address = environment.address(text)
-    assert (address.host, address.port, address.url) == (host, port, url)
+    assert (address.host, address.port, address.url()) == (host, port, url)
 
 
 @given(st.text(max_size=30))

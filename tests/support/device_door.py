@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 
+from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART
 from mdm_project.doors import DeviceDoor
 
 _switch = threading.Lock()
@@ -28,10 +29,21 @@ class Answer:
 
 
 class DeviceClient:
-    """Sends requests to :class:`mdm_project.doors.DeviceDoor` as a WSGI server would."""
+    """Sends requests to :class:`mdm_project.doors.DeviceDoor` as a WSGI server would.
 
-    def __init__(self, remote_addr: str = "127.0.0.1") -> None:
+    ``certificate``: what the client showed in TLS (DER). ``headers_told_apart``: of the web server.
+    """
+
+    def __init__(
+        self,
+        remote_addr: str = "127.0.0.1",
+        *,
+        certificate: bytes | None = None,
+        headers_told_apart: bool = True,
+    ) -> None:
         self.remote_addr = remote_addr
+        self.certificate = certificate
+        self.headers_told_apart = headers_told_apart
         self.door = DeviceDoor()
 
     def put(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
@@ -67,6 +79,8 @@ class DeviceClient:
             "SERVER_PORT": "8000",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "REMOTE_ADDR": self.remote_addr,
+            HEADERS_TOLD_APART: self.headers_told_apart,
+            CLIENT_CERTIFICATE: self.certificate,
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(body),

@@ -7,17 +7,24 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connections
 
 from mdm_project import embedded_broker, environment, first_start
 from mdm_project.supervisor import Part, StartError, Supervisor, exclusive, say
+from pki import issuers, server_tls
+from pki.core.certificates import describe
+from pki.records import grouped
 
 PARTS = ("beat", "web", "worker")
 """In the order in which they end: first what makes work, last what does it."""
@@ -33,30 +40,87 @@ class Command(BaseCommand):
             choices=PARTS,
             help="run one part here, for several machines on one database (run exactly one beat)",
         )
+        parser.add_argument(
+            "--tls",
+            action="store_true",
+            help="serve HTTPS with a certificate of our own issuer, renewed by itself (or set BRAMLEY_TLS=1)",
+        )
+        parser.add_argument(
+            "--mdm-port",
+            type=int,
+            metavar="PORT",
+            help="with --tls: a port of its own for the addresses of devices under management, the only one "
+            "where client certificates are asked for (or set BRAMLEY_MDM_PORT)",
+        )
 
     def handle(self, *args: Any, only: str | None = None, **options: Any) -> None:
         names = [name for name in PARTS if only in (None, name)]
-        bind = environment.address(settings.BRAMLEY_BIND)
         try:
+            serve_as(wanted(tls=options["tls"], mdm_port=options["mdm_port"]))
+            binds = listen_at()
+            bind = binds[0]
+            verify_settings()
             with contextlib.ExitStack() as locks:
                 folder = environment.private_folder(settings.BRAMLEY_HOME)
                 for name in names:
                     refusal = f"Bramley already runs ({name}) with BRAMLEY_HOME={folder}"
                     locks.enter_context(exclusive(folder / f"{name}.lock", refusal))
+                environment.remember_serving(environment.serving())
                 if "web" in names:
-                    verify_free(bind)
+                    for address in binds:
+                        verify_free(address)
                 if os.geteuid() == 0:
                     say("running as root; in production give Bramley a user of its own")
                 set_up()
                 if "worker" in names and not settings.REDIS_URL:
                     embedded_broker.remove_leftovers(settings.BROKER_FOLDER)
                 Supervisor(
-                    [part for name in names for part in parts(name, bind)],
+                    [part for name in names for part in parts(name, binds)],
                     ready=(lambda: is_ready(bind)) if "web" in names else (lambda: True),
                     when_ready=lambda: greet(only),
                 ).run()
-        except StartError as error:
+        except (StartError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
+
+
+def wanted(*, tls: bool, mdm_port: int | None) -> environment.Serving:
+    """How to serve: as options and variables say, not as it was the last time. Raises StartError."""
+    tls = tls or environment.switch("BRAMLEY_TLS")
+    port = environment.port_number("BRAMLEY_MDM_PORT", os.environ.get("BRAMLEY_MDM_PORT", ""))
+    if mdm_port is not None:
+        port = environment.port_number("--mdm-port", str(mdm_port))
+    if port is not None and not tls:
+        raise StartError("a port for the MDM addresses goes with --tls; behind a proxy, it has that port")
+    return environment.Serving(tls, port)
+
+
+def serve_as(how: environment.Serving) -> None:
+    """Go on as this process where its settings say so; else begin again with variables that do.
+
+    Everything that is started afterwards, and the settings of this very process, have to agree.
+    """
+    if environment.Serving(settings.BRAMLEY_TLS, settings.BRAMLEY_MDM_PORT) != how:
+        os.environ["BRAMLEY_TLS"] = "1" if how.tls else "0"
+        os.environ["BRAMLEY_MDM_PORT"] = str(how.mdm_port or "")
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def listen_at() -> list[environment.Address]:
+    """Where the web server listens: the address for all, and that for devices, if it is another."""
+    bind = environment.address(settings.BRAMLEY_BIND)
+    if settings.BRAMLEY_MDM_PORT in (None, bind.port):
+        return [bind]
+    return [bind, environment.Address(bind.host, settings.BRAMLEY_MDM_PORT)]
+
+
+def verify_settings() -> None:
+    """No start with settings by which devices could be impersonated. Raises :class:`StartError`."""
+    for found in checks.run_checks(tags=[checks.Tags.security]):
+        if found.id and found.id.startswith("mdm."):
+            if found.is_serious():
+                raise StartError(" ".join(filter(None, (str(found.msg), found.hint))))
+            say(f"{found.msg} {found.hint or ''}".strip())
 
 
 def verify_free(bind: environment.Address) -> None:
@@ -68,9 +132,7 @@ def verify_free(bind: environment.Address) -> None:
             probe.bind((bind.host, bind.port))
             probe.listen(1)
         except OSError as error:
-            raise StartError(
-                f"cannot listen on {settings.BRAMLEY_BIND}: {error.strerror}. Set BRAMLEY_BIND."
-            ) from None
+            raise StartError(f"cannot listen on {bind.name}: {error.strerror}. Set BRAMLEY_BIND.") from None
 
 
 def set_up() -> None:
@@ -85,19 +147,35 @@ def set_up() -> None:
         connections.close_all()
 
 
-def parts(name: str, bind: environment.Address) -> list[Part]:
+def parts(name: str, binds: Sequence[environment.Address]) -> list[Part]:
     """The processes of one part."""
     cores = len(os.sched_getaffinity(0))
     if name == "web":
         workers = environment.count("BRAMLEY_WEB_PROCESSES", min(cores, 8))
-        return [Part("web", web_command(bind, workers), grace=15)]
+        command = certificates_command if certificates_decide() else web_command
+        return [Part("web", command(binds, workers), grace=15)]
     if name == "worker":
         processes = environment.count("BRAMLEY_WORKER_PROCESSES", max(1, min(cores // 4, 4)))
         return [Part(f"worker {n}", worker_command(n), grace=25) for n in range(1, processes + 1)]
     return [Part("beat", beat_command(), grace=5)]
 
 
-def web_command(bind: environment.Address, workers: int) -> list[str]:
+def certificates_decide() -> bool:
+    """Whether the web server has to hand over certificates, or tell headers apart that pass them on."""
+    return bool(settings.BRAMLEY_TLS or settings.BRAMLEY_CLIENT_CERT_HEADER)
+
+
+def certificates_command(binds: Sequence[environment.Address], workers: int) -> list[str]:
+    return [
+        sys.executable,
+        *("-m", "gunicorn", "mdm_project.wsgi:application", "--config", "python:mdm_project.web_server"),
+        *(word for bind in binds for word in ("--bind", bind.name)),
+        *("--workers", str(workers)),
+    ]
+
+
+def web_command(binds: Sequence[environment.Address], workers: int) -> list[str]:
+    (bind,) = binds
     # Threads wait for slow senders; how many run at once is decided by mdm_project.threshold.
     return [
         sys.executable,
@@ -128,8 +206,12 @@ def beat_command() -> list[str]:
 
 def is_ready(bind: environment.Address) -> bool:
     """Whether our own web server says that it can work."""
+    url = f"{bind.url('https' if settings.BRAMLEY_TLS else 'http')}/readyz"
+    # To ourselves, over the loopback: which certificate we show is not the question here.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(f"{bind.url}/readyz", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=2, context=unverified) as answer:  # noqa: S310
             return bool(json.load(answer)["ready"])
     except (OSError, ValueError):
         return False
@@ -141,6 +223,7 @@ def greet(only: str | None) -> None:
         say(f"Bramley {only} started")
         return
     credentials = first_start.ensure_administrator()
+    root = tls_root() if settings.BRAMLEY_TLS else []
     connections.close_all()
     if credentials is not None:
         say("\nThe first administrator, shown this once:")
@@ -150,4 +233,14 @@ def greet(only: str | None) -> None:
     say(f"  administration  {url}/admin/")
     say(f"  enrolment       {url}/enroll/default/")
     say(f"  SCEP            {url}/scep/{first_start.ISSUER_SLUG}/")
+    for line in root:
+        say(line)
     say(f"Bramley is ready at {url}")
+
+
+def tls_root() -> list[str]:
+    """What to compare before a root is trusted by hand."""
+    return [
+        f"  root for TLS    {issuers.certificate_url(issuers.default_issuer())}",
+        f"                  SHA-256 {grouped(describe(server_tls.anchor()).sha256)}",
+    ]
