@@ -80,6 +80,7 @@ class EnrollmentProfileForm(_Form):
             "issuer",
             "topic",
             "check_out_when_removed",
+            "renew_at_percent",
             "session_minutes",
             "payload_cipher",
         ]
@@ -158,7 +159,12 @@ class EnrollmentProfileAdmin(_Admin):
         ),
         (
             _("What devices get"),
-            {"fields": ["issuer", "topic", "topic_in_use", "rights", "check_out_when_removed"]},
+            {
+                "fields": [
+                    *("issuer", "renew_at_percent", "topic", "topic_in_use", "rights"),
+                    "check_out_when_removed",
+                ]
+            },
         ),
     ]
 

@@ -47,6 +47,7 @@ def offer(
             remote_addr=remote_addr[:45],
             user_agent=user_agent[:200],
             expires_at=now + lifetime,
+            told=given.told,
         )
         content = offering.management_payloads(session, given, lifetime=lifetime, now=now)
         mobileconfig = offering.signed(content, now) if signed else encode(content)

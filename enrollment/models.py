@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -132,6 +133,15 @@ class EnrollmentProfile(models.Model):
         related_name="enrollment_profiles",
         verbose_name=_("device groups"),
         help_text=_("Devices that enrol here join these groups."),
+    )
+    renew_at_percent = models.PositiveSmallIntegerField(
+        _("renew certificates at"),
+        default=33,
+        db_default=33,
+        validators=[MinValueValidator(5), MaxValueValidator(90)],
+        help_text=_(
+            "Percent of its life that a device's certificate has left when the server renews it by itself."
+        ),
     )
     payload_uuid = models.UUIDField(default=uuid.uuid4, editable=False)
     session_minutes = models.PositiveIntegerField(_("minutes that a download stays usable"), default=60)
@@ -321,6 +331,12 @@ class EnrollmentSession(models.Model):
         editable=False,
         help_text="The last answer over the air, for a device that lost it; sealed with context "
         "enrollment.enrollmentsession.answer:<uuid>, gone when the device has what it needs.",
+    )
+
+    told = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="What the MDM payload said that an update must not change. NULL: it was not kept then.",
     )
 
     refusal_reason = models.CharField(_("last refusal"), max_length=300, blank=True)

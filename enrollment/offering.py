@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -21,6 +22,7 @@ from enrollment.core.payloads import (
     management_profile,
 )
 from enrollment.models import EnrollmentProfile, EnrollmentSession
+from enrollment.texts import in_language, payloads_in_language
 from enrollment.topic import topic_of
 from pki import issuers
 from pki.core.names import DEFAULT_MAX_VALUE, Name, NameRefused, verify_name_value
@@ -57,8 +59,19 @@ class Offered:
 class Supplies:
     """What an enrolment profile needs before it can offer anything: push topic, and the issuer's chain."""
 
-    topic: str
     chain: list[bytes]
+    management: Management
+    addresses: Addresses
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What :attr:`EnrollmentSession.told` keeps: an update of the profile has to say the same."""
+        return {
+            "access_rights": self.management.access_rights,
+            "check_out_when_removed": self.management.check_out_when_removed,
+            "server": self.addresses.server,
+            "check_in": self.addresses.check_in,
+        }
 
 
 def supplies(profile: EnrollmentProfile) -> Supplies:
@@ -67,8 +80,13 @@ def supplies(profile: EnrollmentProfile) -> Supplies:
         raise NotOffered("the enrolment profile is disabled")
     if profile.issuer.state != IssuerState.ACTIVE:
         raise NotOffered(f"the issuer {profile.issuer.slug} is not active")
+    management = Management(
+        topic=topic_of(profile).value,
+        access_rights=profile.access_rights,
+        check_out_when_removed=profile.check_out_when_removed,
+    )
     try:
-        return Supplies(topic_of(profile).value, issuers.chain(profile.issuer))
+        return Supplies(issuers.chain(profile.issuer), management, addresses_of(profile))
     except issuers.IssuerMissing as missing:
         raise NotOffered(str(missing)) from missing
 
@@ -78,18 +96,38 @@ def management_payloads(
 ) -> Payload:
     """The profile for the device of this session, with a one-time challenge for its identity."""
     profile = session.profile
-    return management_profile(
+    made = management_profile(
         profile_uuid=profile.payload_uuid,
         session_uuid=session.uuid,
         texts=texts_of(profile),
         chain=given.chain,
         identity=new_identity(session, Purpose.MDM_IDENTITY, lifetime=lifetime, now=now),
-        addresses=addresses_of(profile),
-        management=Management(
-            topic=given.topic,
-            access_rights=profile.access_rights,
-            check_out_when_removed=profile.check_out_when_removed,
-        ),
+        addresses=given.addresses,
+        management=given.management,
+    )
+    return payloads_in_language(made)
+
+
+def management_told(session: EnrollmentSession, *, topic: str) -> Management:
+    """What the device of this session was told, for an update of its profile: rights can shrink at most.
+
+    ``topic``: the one that its enrollment is known by. What was not kept is taken from the profile of today.
+    """
+    told, profile = session.told or {}, session.profile
+    return Management(
+        topic=topic,
+        access_rights=told.get("access_rights", profile.access_rights),
+        check_out_when_removed=told.get("check_out_when_removed", profile.check_out_when_removed),
+    )
+
+
+def addresses_told(session: EnrollmentSession) -> Addresses:
+    """The same for addresses; that of SCEP is the one of today, for it may change."""
+    told, today = session.told or {}, addresses_of(session.profile)
+    return Addresses(
+        scep=today.scep,
+        server=told.get("server", today.server),
+        check_in=told.get("check_in", today.check_in),
     )
 
 
@@ -134,9 +172,9 @@ def subject_of(session: EnrollmentSession, purpose: Purpose = Purpose.MDM_IDENTI
 def texts_of(profile: EnrollmentProfile) -> Texts:
     """What the device shows of the profile."""
     return Texts(
-        display_name=profile.name or _("Device management"),
+        display_name=in_language(profile.name) or _("Device management"),
         organization=profile.organization,
-        description=profile.description,
+        description=in_language(profile.description),
     )
 
 

@@ -33,6 +33,7 @@ from enrollment.core.payloads import Payload, ota_identity_profile, profile_serv
 from enrollment.core.session import SessionRefused, same_device, verify_expected, verify_open
 from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow, SessionState
 from enrollment.offering import NotOffered, Offered
+from enrollment.texts import payloads_in_language
 from pki import trust
 from pki.core import cms
 from pki.core.cms import CmsError, SignedContent, verify_signed_data
@@ -250,7 +251,7 @@ def _identify(profile: EnrollmentProfile, message: Message, signer: DeviceSigner
             scep=offering.addresses_of(profile).scep,
             ca_certificate=given.chain[0],
         )
-        return _keep_answer(session, offering.signed(content, now))
+        return _keep_answer(session, offering.signed(payloads_in_language(content), now))
 
 
 def _session_of_challenge(profile: EnrollmentProfile, challenge: str) -> EnrollmentSession:
@@ -420,6 +421,7 @@ def _deliver_to(session: EnrollmentSession, certificate: Certificate, now: datet
         delivered_cipher=cipher,
         not_encrypted_reason=reason[:200],
         expires_at=now + lifetime,
+        told=given.told,
         updated_at=now,
     )
     if not delivered:

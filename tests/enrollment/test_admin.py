@@ -45,6 +45,7 @@ def form(issuer: Issuer, **changes: Any) -> dict[str, Any]:
         "enabled": "on",
         "allow_direct": "on",
         "session_minutes": "30",
+        "renew_at_percent": "33",
         "issuer": str(issuer.pk),
         "topic": "",
         "rights": ["1", "2", "16"],

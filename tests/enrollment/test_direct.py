@@ -57,6 +57,26 @@ def test_a_download_is_one_session_with_one_challenge(profile: EnrollmentProfile
     ]
 
 
+def test_what_an_update_must_not_change_is_kept(profile: EnrollmentProfile) -> None:
+    profile.access_rights = 1 | 16
+    made = offered(profile, signed=False)
+    mdm = payload(plistlib.loads(made.mobileconfig), "com.apple.mdm")
+    session = EnrollmentSession.objects.get()
+    assert session.told == {
+        "access_rights": mdm["AccessRights"],
+        "check_out_when_removed": mdm["CheckOutWhenRemoved"],
+        "server": mdm["ServerURL"],
+        "check_in": mdm["CheckInURL"],
+    }
+    session.profile.access_rights, session.profile.check_out_when_removed = 8191, False
+    told = offering.management_told(session, topic="com.apple.mgmt.External.then")
+    assert (told.topic, told.access_rights, told.check_out_when_removed) == (
+        "com.apple.mgmt.External.then",
+        17,
+        True,
+    )
+
+
 def test_two_downloads_share_nothing_that_is_secret(profile: EnrollmentProfile) -> None:
     one, other = (plistlib.loads(offered(profile, signed=False).mobileconfig) for _ in range(2))
     values = {
