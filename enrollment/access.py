@@ -67,7 +67,7 @@ class DeviceRefused(AccessRefused):
 
 @dataclass(frozen=True)
 class Person:
-    """Who signed in. ``identifier``: the user's id, or issuer and subject."""
+    """Who signed in. ``identifier``: the user's id, or issuer and subject; ``groups``: their names."""
 
     name: str
     source: PersonSource
@@ -116,17 +116,18 @@ def find_code(profile: EnrollmentProfile, typed: str, now: datetime) -> Enrollme
     code = EnrollmentCode.objects.filter(value_hash__in=hashes, profile=profile).first()
     if code is None:
         raise AccessRefused("wrong code", "no such code")
-    _verify_code(code, now)
-    return code
+    return verify_code(code, now)
 
 
-def _verify_code(code: EnrollmentCode, now: datetime) -> None:
+def verify_code(code: EnrollmentCode, now: datetime) -> EnrollmentCode:
+    """The code, if it still counts. Raises :class:`AccessRefused`."""
     if code.withdrawn_at is not None:
         raise AccessRefused("wrong code", f"{code}: withdrawn")
     if code.expires_at is not None and code.expires_at <= now:
         raise AccessRefused("wrong code", f"{code}: expired")
     if code.max_uses is not None and code.uses >= code.max_uses:
         raise AccessRefused("wrong code", f"{code}: used up")
+    return code
 
 
 def hash_of_code(profile: EnrollmentProfile, code: str) -> bytes:
@@ -253,7 +254,7 @@ def _use(code_id: int, profile: EnrollmentProfile, now: datetime) -> None:
     code = EnrollmentCode.objects.filter(pk=code_id, profile=profile).first()
     if code is None:
         raise AccessRefused("wrong code", "deleted")
-    _verify_code(code, now)
+    verify_code(code, now)
     used = (
         EnrollmentCode.objects.filter(pk=code_id, withdrawn_at=None)
         .filter(Q(max_uses=None) | Q(uses__lt=F("max_uses")))
@@ -287,6 +288,7 @@ def join_groups(enrollment: Enrollment) -> None:
 
     In the transaction of the enrolment.
     """
-    wanted = DeviceGroup.objects.filter(enrollment_profiles__sessions__uuid=enrollment.binding)
-    for group in wanted:
+    if enrollment.binding is None:
+        return
+    for group in DeviceGroup.objects.filter(enrollment_profiles__sessions__uuid=enrollment.binding):
         groups.add_devices(group, [enrollment.device_id], actor=SERVER)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
-from django.utils import timezone
+from django.utils import timezone, translation
 
 from audit import recording
-from enrollment import ota, throttle
+from enrollment import access, ota, throttle
+from enrollment.access import AccessRefused
 from enrollment.models import EnrollmentProfile
 from enrollment.ota import MAX_MESSAGE, NotOffered, Refused
 from enrollment.views import PROFILE_TYPE, client_address
@@ -48,15 +49,32 @@ def _offer(request: HttpRequest, profile: EnrollmentProfile, now: datetime) -> b
     remote_addr = client_address(request)
     if throttle.too_many_downloads(remote_addr, now):
         raise Refused("too many downloads", status=429)
+    if throttle.too_many_wrong(remote_addr, now):
+        raise Refused("too many wrong attempts", status=429)
     agent = request.headers.get("User-Agent", "")
-    return ota.offer(profile, remote_addr=remote_addr, user_agent=agent, now=now).mobileconfig
+    try:
+        admitted = access.admission(profile, request.GET.get("ticket", ""), now)
+        with _language_of(request):
+            return ota.offer(
+                profile, admitted=admitted, remote_addr=remote_addr, user_agent=agent, now=now
+            ).mobileconfig
+    except AccessRefused as error:
+        throttle.count_wrong(remote_addr, now)
+        raise Refused(error.reason, detail=error.detail) from error
 
 
 def _answer(request: HttpRequest, profile: EnrollmentProfile, now: datetime) -> bytes:
     remote_addr = client_address(request)
     if throttle.too_many_failures(remote_addr, now):
         raise Refused("too many failures", status=429)
-    return ota.answer(profile, _body(request), remote_addr=remote_addr, now=now)
+    body = _body(request)
+    with _language_of(request):
+        return ota.answer(profile, body, remote_addr=remote_addr, now=now)
+
+
+def _language_of(request: HttpRequest) -> translation.override:
+    """What a device shows of a profile is in the language that it asks for."""
+    return translation.override(translation.get_language_from_request(request))
 
 
 def _body(request: HttpRequest) -> bytes:
