@@ -77,7 +77,8 @@ def test_what_fails_is_told_line_by_line(running_server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--flow", "ota"], "not supported yet by this version"),
+        (["--flow", "ota", "--device-ca", "/nowhere"], "/nowhere/device-ca.pem: No such file or directory"),
+        (["--make-device-ca", "/proc/nothing"], "/proc/nothing"),
         (["--devices", "0"], "--devices is at least 1"),
         (["--not-now", "2"], "--not-now is between 0 and 1"),
         (["--pause", "-1"], "--pause is not negative"),
