@@ -19,7 +19,7 @@ django.setup(set_prefix=False)
 
 from bench import load  # noqa: E402
 from bench.generators import Generators  # noqa: E402
-from bench.measuring import Figure, Phase, measured, signatures_a_second  # noqa: E402
+from bench.measuring import Figure, Phase, calibration, measured  # noqa: E402
 from simulator.device import SimulatedDevice  # noqa: E402
 from tests.support.apns import ApnsStandIn  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
@@ -157,7 +157,7 @@ def main() -> None:
                 print(json.dumps({"database": name, "at_once": size.at_once, **figures}), flush=True)
 
             with STANDS[name](folder / name) as stand:
-                tell({"phase": "calibration", "rsa2048_signatures_per_second": round(signatures_a_second())})
+                tell({"phase": "calibration", **calibration()})
                 measure(stand, size, folder / "keys", tell)
                 if generators is not None:
                     for line in generators.run(stand.server, stand.parts(), size.devices, size.at_once):
