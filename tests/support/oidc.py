@@ -22,6 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,12 @@ Claims = dict[str, Any]
 
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@lru_cache(maxsize=1)
+def _key() -> rsa.RSAPrivateKey:
+    """One for the whole run: making it takes longer than all else here."""
+    return rsa.generate_private_key(65537, 2048)
 
 
 def _number(value: int) -> str:
@@ -69,7 +76,7 @@ class OpenIdProvider:
     refused: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.key = rsa.generate_private_key(65537, 2048)
+        self.key = _key()
         self.key_id = secrets.token_hex(4)
         self._codes: dict[str, _Begun] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
