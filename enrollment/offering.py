@@ -181,8 +181,9 @@ def texts_of(profile: EnrollmentProfile) -> Texts:
 def addresses_of(profile: EnrollmentProfile) -> Addresses:
     """The addresses that a device is told."""
     base = settings.BRAMLEY_PUBLIC_URL
+    managed = settings.BRAMLEY_MDM_URL or base
     return Addresses(
         scep=f"{base}/scep/{profile.issuer.slug}/",
-        server=f"{base}/mdm/connect",
-        check_in=f"{base}/mdm/checkin",
+        server=f"{managed}/mdm/connect",
+        check_in=f"{managed}/mdm/checkin",
     )

@@ -183,10 +183,8 @@ def _last_serving() -> Serving:
         return Serving()
 
 
-def at_port(url: str, port: int | None) -> str:
-    """The same base address at another port; without one, ``url`` itself."""
-    if port is None:
-        return url
+def at_port(url: str, port: int) -> str:
+    """The same base address at another port."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}:{port}{parts.path}"

@@ -19,11 +19,11 @@ BRAMLEY_TLS, BRAMLEY_MDM_PORT = environment.serving().tls, environment.serving()
 BRAMLEY_PUBLIC_URL = (
     os.environ.get("BRAMLEY_PUBLIC_URL") or f"{'https' if BRAMLEY_TLS else 'http'}://{BRAMLEY_BIND}"
 ).rstrip("/")
-# Where devices find /mdm/: another port or name where client certificates are asked for only there.
+# Where devices find /mdm/: empty, or another port or name, where client certificates are asked for only there.
 BRAMLEY_MDM_URL = (
-    os.environ.get("BRAMLEY_MDM_URL") or environment.at_port(BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_PORT)
+    os.environ.get("BRAMLEY_MDM_URL")
+    or (environment.at_port(BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_PORT) if BRAMLEY_MDM_PORT else "")
 ).rstrip("/")
-# Text, or the path of a file, which is read again when it changes (vault.sealed).
 BRAMLEY_ENCRYPTION_KEYS = environment.secret_place("BRAMLEY_ENCRYPTION_KEYS", "encryption.keys", "key")
 BRAMLEY_TRUSTED_PROXIES = environment.words("BRAMLEY_TRUSTED_PROXIES")
 BRAMLEY_WEBHOOK_NETWORKS = environment.networks("BRAMLEY_WEBHOOK_NETWORKS")
@@ -39,7 +39,7 @@ BRAMLEY_OPENID_LOOPBACK_HTTP = os.environ.get("BRAMLEY_OPENID_LOOPBACK_HTTP", ""
 SECRET_KEY = environment.secret("BRAMLEY_SECRET_KEY", "secret.key", "text")
 DEBUG = False
 ALLOWED_HOSTS = [
-    *(urlsplit(url).hostname or "localhost" for url in (BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_URL)),
+    *(urlsplit(url).hostname or "localhost" for url in (BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_URL) if url),
     *("localhost", "127.0.0.1", "[::1]"),
 ]
 CSRF_TRUSTED_ORIGINS = [BRAMLEY_PUBLIC_URL]

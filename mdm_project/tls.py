@@ -40,7 +40,7 @@ REQUEST_SECONDS = 120.0
 
 def hosts() -> list[str]:
     """Whom the certificate has to name: the hosts of the public addresses."""
-    urls = (settings.BRAMLEY_PUBLIC_URL, settings.BRAMLEY_MDM_URL)
+    urls = (settings.BRAMLEY_PUBLIC_URL, settings.BRAMLEY_MDM_URL or settings.BRAMLEY_PUBLIC_URL)
     return list(dict.fromkeys(urlsplit(url).hostname or "localhost" for url in urls))
 
 
