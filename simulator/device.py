@@ -33,11 +33,17 @@ MAX_REMEMBERED = 2000
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How it behaves: chances from 0 to 1, and whether signatures carry signed attributes."""
+    """How it behaves: chances from 0 to 1, and whether signatures carry signed attributes.
+
+    ``mutual_tls``: it shows its identity in TLS at the MDM addresses. ``signs``: it signs messages where the
+    profile asks for that.
+    """
 
     not_now: float = 0.0
     errors: float = 0.0
     signed_attributes: bool = False
+    mutual_tls: bool = False
+    signs: bool = True
 
 
 @dataclass
@@ -84,6 +90,7 @@ class SimulatedDevice:
         self.contents = Contents(name=hardware.name)
         self.manufactured: Manufactured | None = None
         self.enrolled: Enrolled | None = None
+        self.anchors: tuple[bytes, ...] = ()
         self.tally = Tally()
         self.answered: dict[str, None] = {}
         self.unsent: Mapping[str, Any] | None = None
@@ -107,6 +114,7 @@ class SimulatedDevice:
         """Enrol with a profile that was downloaded before, or that came over the air: then ``identity``
         decrypts it, and ``signers`` are those of the phases before."""
         profile = read_enrolment_profile(mobileconfig, identity=identity, signers=signers)
+        self.anchors = profile.anchors  # payloads with certificates are installed first
         certificate = yield from self._certificate(profile)
         self._adopt(profile, certificate)
         yield from self.authenticate()
@@ -253,13 +261,16 @@ class SimulatedDevice:
         Where either is refused the device keeps what it had, as it does with a profile that fails to install.
         """
         before = self.enrolled, dict(self.contents.profiles), list(self.contents.certificates)
+        anchors = self.anchors
         try:
             profile = read_enrolment_profile(mobileconfig)
+            self.anchors = profile.anchors
             certificate = yield from self._certificate(profile)
             self._adopt(profile, certificate)
             yield from self.update_token()
         except SimulationError as problem:
             self.enrolled, self.contents.profiles, self.contents.certificates = before
+            self.anchors = anchors
             return error(4001, "MCInstallationErrorDomain", f"Profile Failed to Install: {problem}")
         return Answer()
 
@@ -274,6 +285,7 @@ class SimulatedDevice:
 
     def _forget(self) -> None:
         self.enrolled = None
+        self.anchors = ()
         self.contents = Contents(name=self.hardware.name)
 
     # Signing
@@ -282,9 +294,17 @@ class SimulatedDevice:
         """A PUT with the message and its ``Mdm-Signature``, where the profile asks for one."""
         body = plist.write(message)
         headers = {"Content-Type": content_type, "User-Agent": USER_AGENT}
-        if self._enrolled.mdm.sign_message:
+        if self._enrolled.mdm.sign_message and self.behaviour.signs:
             headers["Mdm-Signature"] = base64.b64encode(self.sign(body)).decode("ascii")
         return Request("PUT", url, body, headers)
+
+    def shown_to(self, url: str) -> Identity | None:
+        """The identity that it shows in TLS at this address, if it does."""
+        if self.enrolled is None or not self.behaviour.mutual_tls:
+            return None
+        if url not in (self.enrolled.mdm.server_url, self.enrolled.mdm.check_in_url):
+            return None
+        return Identity(self.enrolled.certificate, self.private_key)
 
     def sign(self, body: bytes) -> bytes:
         """The detached CMS signature over a body, with the identity of the enrolment."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ from simulator.hardware import dice, make_hardware
 from simulator.keys import kept_key
 from simulator.over_the_air import Misbehaviour, enrol_over_the_air
 from simulator.transport import Transport
+from simulator.trust import DeviceTls, Trust
 
 MAX_ERRORS_KEPT = 1000
 LONGEST_WAIT = 10.0
@@ -31,8 +31,8 @@ LONGEST_ASKED_WAIT = 60.0
 class Plan:
     """What to simulate. Times in seconds.
 
-    ``signatures``: ``plain``, ``attributes`` or ``mixed``. ``retries``: tries after a refused connection, a
-    429 or a 5xx. ``poll``: how long to go on connecting after the rounds, every ``interval``.
+    ``signatures``: ``plain``, ``attributes``, ``mixed`` or ``none``. ``retries``: tries after a refused
+    connection, a 429 or a 5xx. ``poll``: how long to go on connecting after the rounds, every ``interval``.
     ``device_ca``: with one the devices enrol over the air, at ``profile_url``; without one directly.
     """
 
@@ -53,7 +53,8 @@ class Plan:
     leave: bool = False
     at_once: int = 16
     retries: int = 4
-    tls: ssl.SSLContext | None = None
+    trust: Trust = field(default_factory=Trust)
+    mutual_tls: bool = False
     stay_at: str = ""
 
 
@@ -169,7 +170,11 @@ class Fleet:
     def _device(self, number: int) -> SimulatedDevice:
         plan = self.plan
         behaviour = Behaviour(
-            not_now=plan.not_now, errors=plan.errors, signed_attributes=self._signs_attributes(number)
+            not_now=plan.not_now,
+            errors=plan.errors,
+            signed_attributes=self._signs_attributes(number),
+            mutual_tls=plan.mutual_tls,
+            signs=plan.signatures != "none",
         )
         if plan.state is not None and (device := store.load(plan.state, number, behaviour)):
             return device
@@ -219,7 +224,8 @@ class Fleet:
     ) -> str | None:
         """Carry one conversation through; the problem in words where it failed."""
         try:
-            with Transport(tls=self.plan.tls, stay_at=self.plan.stay_at) as transport:
+            tls = DeviceTls(self.plan.trust, device)
+            with Transport(tls=tls, stay_at=self.plan.stay_at) as transport:
                 converse(conversation(), lambda request: self._patiently(transport, request))
         except SimulationError as error:
             return f"device {number} ({device.hardware.serial_number}): {error}"

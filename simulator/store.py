@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _from_json(value: dict[str, Any], behaviour: Behaviour) -> SimulatedDevice:
     device = SimulatedDevice(
         Hardware.from_json(value["hardware"]),
         key_from_pem(value["private_key"]),
-        behaviour=Behaviour(behaviour.not_now, behaviour.errors, value["signed_attributes"]),
+        behaviour=replace(behaviour, signed_attributes=value["signed_attributes"]),
     )
     if made := value.get("manufactured"):  # a device that was kept before there was any has none
         device.manufactured = Manufactured(made["certificate"], key_from_pem(made["private_key"]))
@@ -72,6 +72,9 @@ def _from_json(value: dict[str, Any], behaviour: Behaviour) -> SimulatedDevice:
     device.contents = Contents(**contents)
     if value["enrolled"]:
         device.enrolled = Enrolled(**{**value["enrolled"], "mdm": MdmFacts(**value["enrolled"]["mdm"])})
+        device.anchors = tuple(
+            der for _name, der, is_identity in device.contents.certificates if not is_identity
+        )
     device.answered = dict.fromkeys(value["answered"])
     device.unsent = value["unsent"]
     return device

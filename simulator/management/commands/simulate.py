@@ -6,7 +6,6 @@ import io
 import ipaddress
 import json
 import secrets
-import ssl
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from simulator.device_ca import (
 )
 from simulator.fleet import Fleet, Plan, Report
 from simulator.over_the_air import SECOND, Misbehaviour
+from simulator.trust import Trust
 
 TRUSTED_MINUTES = 60
 
@@ -75,9 +75,15 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--signature",
-            choices=["mixed", "plain", "attributes"],
+            choices=["mixed", "plain", "attributes", "none"],
             default="mixed",
-            help="Mdm-Signature without signed attributes (plain), with, or both kinds among the devices",
+            help="Mdm-Signature without signed attributes (plain), with, or both kinds among the devices; "
+            "or none, for mutual TLS",
+        )
+        parser.add_argument(
+            "--mutual-tls",
+            action="store_true",
+            help="show the device's identity in TLS at the MDM addresses",
         )
         parser.add_argument(
             "--seed", default="", help="the same seed makes the same devices (default: new ones)"
@@ -95,8 +101,20 @@ class Command(BaseCommand):
         parser.add_argument(
             "--retries", type=int, default=4, help="tries after no answer, 429 or 5xx (default 4)"
         )
-        parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM root to trust for https")
+        parser.add_argument(
+            "--ca",
+            type=Path,
+            metavar="FILE",
+            help="PEM roots to trust for https, in place of those of this system (and, for a server on this "
+            "machine, of its own issuers)",
+        )
         parser.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+        parser.add_argument(
+            "--trust-profile",
+            action="store_true",
+            help="once the profile is installed, trust the roots in it and no other; "
+            "--ca and --insecure hold before",
+        )
         parser.add_argument(
             "--stay", action="store_true", help="use the address of --url for all, whatever the profile says"
         )
@@ -167,7 +185,8 @@ def plan_of(options: dict[str, Any]) -> Plan:
         leave=options["leave"],
         at_once=options["at_once"],
         retries=options["retries"],
-        tls=tls_of(options["ca"], insecure=options["insecure"]),
+        trust=trust_of(options),
+        mutual_tls=options["mutual_tls"],
         stay_at=options["url"] if options["stay"] else "",
     )
 
@@ -213,6 +232,25 @@ def trust_here(folder: Path) -> None:
         raise CommandError(f"The database of this server does not answer: {error}") from error
 
 
+def own_roots() -> str:
+    """The roots of this server's own issuers (PEM), which nobody here has to be told to trust."""
+    try:
+        listed = json.loads(_output("issuer", "list", "--json"))
+        return "".join(
+            _output("issuer", "export", row["slug"], "--chain")
+            for row in listed
+            if row["kind"] != "TRUST_ONLY" and row["sha256"]
+        )
+    except (DatabaseError, CommandError):
+        return ""
+
+
+def _output(*command: str) -> str:
+    written = io.StringIO()
+    call_command(*command, stdout=written)
+    return written.getvalue()
+
+
 def profile_url(url: str, slug: str, flow: str = "direct") -> str:
     """The address where enrolling starts, from the server's and a slug or from any under /enroll/<slug>/."""
     parts = urlsplit(url)
@@ -226,13 +264,18 @@ def profile_url(url: str, slug: str, flow: str = "direct") -> str:
     return f"{parts.scheme}://{parts.netloc}{base.rstrip('/')}/enroll/{named or slug or 'default'}/{page}"
 
 
-def tls_of(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:
-    """How https is verified."""
+def trust_of(options: dict[str, Any]) -> Trust:
+    """How https is verified. Raises CommandError."""
+    unsaid = not options["ca"] and not options["insecure"]
+    here = unsaid and options["url"].startswith("https://") and is_this_machine(options["url"])
+    trust = Trust(
+        ca=options["ca"],
+        insecure=options["insecure"],
+        profile_only=options["trust_profile"],
+        more=own_roots() if here else "",
+    )
     try:
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        trust.context()
     except OSError as error:
-        raise CommandError(f"Cannot read {ca}: {error}") from error
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        raise CommandError(f"Cannot read {options['ca']}: {error}") from error
+    return trust
