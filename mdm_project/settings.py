@@ -19,7 +19,7 @@ BRAMLEY_TLS, BRAMLEY_MDM_PORT = environment.serving().tls, environment.serving()
 BRAMLEY_PUBLIC_URL = (
     os.environ.get("BRAMLEY_PUBLIC_URL") or f"{'https' if BRAMLEY_TLS else 'http'}://{BRAMLEY_BIND}"
 ).rstrip("/")
-# Where devices find /mdm/: empty, or another port or name, where client certificates are asked for only there.
+# Where devices find /mdm/, where that is another port or name: client certificates are asked for only there.
 BRAMLEY_MDM_URL = (
     os.environ.get("BRAMLEY_MDM_URL")
     or (environment.at_port(BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_PORT) if BRAMLEY_MDM_PORT else "")
