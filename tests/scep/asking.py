@@ -40,6 +40,15 @@ def refused(reply: CertRep, fail_info: FailInfo, reason: str) -> Transaction:
     return row
 
 
+def pending(reply: CertRep) -> Transaction:
+    """It was told to wait; the row that waits."""
+    assert reply.status is PkiStatus.PENDING, reply.fail_info
+    assert reply.certificates == ()
+    return Transaction.objects.filter(
+        transaction_id=reply.transaction_id, status=TransactionStatus.PENDING
+    ).latest("id")
+
+
 def holder(certificate: Certificate, key: int = 1) -> Identity:
     """Who can sign with the certificate's key."""
     return Identity(bytes(certificate.der), rsa_key(key))

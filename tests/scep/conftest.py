@@ -12,9 +12,11 @@ from django.core.cache import cache
 
 from audit.recording import SERVER
 from pki import issuers, keys
-from pki.models import Issuer, Purpose
+from pki.core.certificates import build_root
+from pki.models import Issuer, IssuerCertificateKind, IssuerKeyState, Purpose
+from scep import services
 from scep.challenges import create_challenge
-from scep.models import Challenge
+from scep.models import Challenge, ScepService
 from tests.scep.support import NOW, Door, rsa_key
 
 Mint = Callable[..., tuple[Challenge, str]]
@@ -50,6 +52,30 @@ def issuer(db: None, at_noon: time_machine.Traveller, ready_made_keys: None) -> 
 @pytest.fixture
 def ca_certificate(issuer: Issuer) -> bytes:
     return bytes(issuers.current_certificate(issuers.current_key(issuer)).der)
+
+
+@pytest.fixture
+def service(issuer: Issuer) -> ScepService:
+    """The service at ``/scep/bramley/`` and ``/scep/``."""
+    return services.of_issuer(issuer)
+
+
+@pytest.fixture
+def next_ca_certificate(issuer: Issuer) -> bytes:
+    """The certificate of a key generation that is made and not yet in use; its key is ``rsa_key(900)``."""
+    key = rsa_key(900)
+    der = build_root(
+        (("CN", "Bramley test CA"),),
+        private_key=key,
+        serial_number=900,
+        not_before=NOW - timedelta(days=1),
+        not_after=NOW + timedelta(days=5000),
+    )
+    issuer_key = issuers.add_key(
+        issuer, private_key=key, algorithm="RSA-2048", certificate=der, state=IssuerKeyState.NEXT
+    )
+    issuers.add_certificate(issuer_key, der, kind=IssuerCertificateKind.SELF_SIGNED)
+    return der
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from mdm_project.doors import respond
 from pki.core import asn1, cms
 from pki.core.algorithms import PrivateKey
 from pki.core.csr import encode_signing_request
-from pki.core.names import Name
+from pki.core.names import NAME_OIDS, Name
 from pki.models import Certificate
-from scep.core import attributes, message, wire
+from scep.core import attributes, message, queries, wire
 from scep.core.attributes import MessageType
 from scep.core.message import CertRep, Identity
 from scep.models import Challenge, Transaction, TransactionStatus
@@ -184,9 +184,55 @@ def nothing_issued() -> Iterator[None]:
     assert _counts() == before
 
 
+@contextmanager
+def no_new_certificate() -> Iterator[None]:
+    """What happens inside may be recorded, and even succeed, but no certificate comes about."""
+    before = Certificate.objects.count()
+    yield
+    assert Certificate.objects.count() == before
+
+
 def _counts() -> tuple[int, int, int]:
     return (
         Certificate.objects.count(),
         Challenge.objects.exclude(consumed_at=None).count(),
         Transaction.objects.filter(status=TransactionStatus.SUCCESS).count(),
+    )
+
+
+def cert_poll(
+    request: Sent, subject: Name, *, ca_certificate: bytes, identity: Identity | None = None, **options: Any
+) -> Sent:
+    """CertPoll for a request that was answered with PENDING."""
+    pairs = [
+        asn1.encode(
+            asn1.SET,
+            asn1.encode_sequence(asn1.encode_oid(NAME_OIDS[key].dotted_string), asn1.encode_text(value)),
+        )
+        for key, value in subject
+    ]
+    return pkcs_req(
+        queries.encode_issuer_and_subject(ca_certificate, asn1.encode_sequence(*pairs)),
+        ca_certificate=ca_certificate,
+        identity=identity or request.identity,
+        message_type=MessageType.CERT_POLL,
+        **{"transaction_id": request.transaction_id, **options},
+    )
+
+
+def query(
+    message_type: MessageType,
+    certificate: bytes,
+    *,
+    ca_certificate: bytes,
+    identity: Identity,
+    **options: Any,
+) -> Sent:
+    """GetCert or GetCRL that names this certificate."""
+    return pkcs_req(
+        queries.encode_issuer_and_serial_number(certificate),
+        ca_certificate=ca_certificate,
+        identity=identity,
+        message_type=message_type,
+        **options,
     )
