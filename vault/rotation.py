@@ -113,11 +113,12 @@ def _sealed_anew(ring: KeyRing, value: bytes, context: str) -> bytes | None:
     return ring.seal(plaintext, context=context, nonce=secrets.token_bytes(NONCE_SIZE))
 
 
-def _sealed_rows(sealed: SealedField) -> models.QuerySet[models.Model, Any]:
+def _sealed_rows(sealed: SealedField) -> models.QuerySet[Any]:
     """Rows with a value, and its beginning as ``head``: version and key id."""
     head = Substr(sealed.column, 1, len(VERSION) + KEY_ID_SIZE, output_field=models.BinaryField())
-    rows: models.QuerySet[models.Model, Any] = sealed.model._base_manager.all()
-    return rows.exclude(**{sealed.column: None}).annotate(head=head)
+    present: models.QuerySet[Any] = sealed.model._base_manager.exclude(**{sealed.column: None})
+    rows: models.QuerySet[Any] = present.annotate(head=head)
+    return rows
 
 
 # --- The keys --------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ opens nothing. A line that begins with ``#`` is a comment.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -102,7 +101,7 @@ def _encode(key: bytes) -> str:
 def _decode(entry: str) -> bytes:
     try:
         key = base64.b64decode(entry, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and what says that it is not ASCII
         raise KeysRefused("an encryption key is not Base64") from None
     if len(key) != KEY_SIZE:
         raise KeysRefused(f"an encryption key has {KEY_SIZE} bytes")
