@@ -106,15 +106,18 @@ def _call(service: ScepService, body: bytes) -> bytes:
         alarm.daemon = True
         alarm.start()
         try:
-            response = exchange.getresponse()
-            if response.status != http.client.OK:
-                raise AnswerRefused(f"the webhook answered with status {response.status}")
-            return response.read(webhook.MAX_ANSWER + 1)
-        except (OSError, http.client.HTTPException):
-            _left(deadline)
-            raise
+            return _answer(exchange)
         finally:
             alarm.cancel()
+            if exchange.is_cut:
+                raise TimeoutError
+
+
+def _answer(exchange: _Exchange) -> bytes:
+    response = exchange.getresponse()
+    if response.status != http.client.OK:
+        raise AnswerRefused(f"the webhook answered with status {response.status}")
+    return response.read(webhook.MAX_ANSWER + 1)
 
 
 class _Exchange(http.client.HTTPConnection):
@@ -124,6 +127,7 @@ class _Exchange(http.client.HTTPConnection):
         super().__init__(target.host, target.port)
         self._target, self._address, self._deadline = target, address, deadline
         self._connected: socket.socket | None = None
+        self.is_cut = False
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self._target.port), _left(self._deadline))
@@ -135,6 +139,7 @@ class _Exchange(http.client.HTTPConnection):
 
     def cut(self) -> None:
         """End it from another thread: who reads is woken."""
+        self.is_cut = True
         if self._connected is not None:
             with suppress(OSError):
                 self._connected.shutdown(socket.SHUT_RDWR)
