@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,8 +11,9 @@ from django.db import IntegrityError, transaction
 
 from audit.recording import Actor, record
 from pki import issuers, keys, profiles
-from pki.core.certificates import build_certificate, describe
-from pki.core.names import Name, NameRefused
+from pki.core.algorithms import PrivateKey
+from pki.core.certificates import CertificateFields, build_certificate, describe
+from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.profile import Rules, certificate_by, verify_key_by
 from pki.models import (
@@ -68,6 +69,46 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     caller's transaction: certificate and record are kept together or not at all. Raises
     :class:`IssuanceRefused` before anything is written.
     """
+    plan = _plan(grant, public_key, now)
+    for _try in range(SERIAL_NUMBER_TRIES):
+        numbered = replace(plan.fields, serial_number=x509.random_serial_number())
+        try:
+            der = build_certificate(
+                numbered, issuer_certificate=bytes(plan.authority.der), private_key=plan.private_key
+            )
+        except NameRefused as error:
+            raise IssuanceRefused(error.reason) from None
+        certificate = _record(grant, plan.issuer_key, der, actor, now)
+        if certificate is not None:
+            return certificate
+    raise IssuanceRefused("no unused serial number was found")
+
+
+def preview(grant: Grant, public_key: bytes, *, now: datetime) -> CertificateFields:
+    """What :func:`issue` would put into the certificate now, but for its number. Signs and writes nothing.
+
+    Raises :class:`IssuanceRefused` where :func:`issue` would.
+    """
+    fields = _plan(grant, public_key, now).fields
+    try:
+        encode_name(fields.subject)
+        encode_alternative_names(fields.san)
+    except NameRefused as error:
+        raise IssuanceRefused(error.reason) from None
+    return fields
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be signed, with what."""
+
+    fields: CertificateFields
+    issuer_key: IssuerKey
+    authority: IssuerCertificate
+    private_key: PrivateKey = field(repr=False)
+
+
+def _plan(grant: Grant, public_key: bytes, now: datetime) -> _Plan:
     try:
         issuer_key = _signing_key(grant)
         rules = profiles.rules_for(grant.purpose, grant.issuer)
@@ -90,18 +131,7 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     )
     if not fields.subject and not fields.san:
         raise IssuanceRefused("the certificate would name nobody")
-    for _try in range(SERIAL_NUMBER_TRIES):
-        numbered = replace(fields, serial_number=x509.random_serial_number())
-        try:
-            der = build_certificate(
-                numbered, issuer_certificate=bytes(authority.der), private_key=private_key
-            )
-        except NameRefused as error:
-            raise IssuanceRefused(error.reason) from None
-        certificate = _record(grant, issuer_key, der, actor, now)
-        if certificate is not None:
-            return certificate
-    raise IssuanceRefused("no unused serial number was found")
+    return _Plan(fields, issuer_key, authority, private_key)
 
 
 def _signing_key(grant: Grant) -> IssuerKey:

@@ -17,7 +17,7 @@ from audit.models import AuditEvent
 from pki import issuers, keys
 from pki.core import cms
 from pki.core.certificates import describe
-from pki.issuance import Grant, IssuanceRefused, issue
+from pki.issuance import Grant, IssuanceRefused, issue, preview
 from pki.issuers import IssuerMissing, IssuerRefused, create_issuer
 from pki.keys import KeyUnavailable
 from pki.models import Certificate, Crl, HeldKey, Issuer, IssuerCertificate, IssuerKind, IssuerState, Purpose
@@ -373,3 +373,45 @@ def test_the_signer_is_kept_where_the_issuer_ends_first(db: None) -> None:
 def test_no_issuer_no_signature(db: None) -> None:
     with pytest.raises(IssuerMissing):
         sign_profile(b"<plist/>", now=NOW)
+
+
+# --- What would be issued --------------------------------------------------------------------------------
+
+
+def test_a_preview_says_what_will_be_issued_and_leaves_nothing(
+    issuer: Issuer, ec_key: ec.EllipticCurvePrivateKey
+) -> None:
+    names = (("DNS", "r1.example"),)
+    grant = Grant(issuer, Purpose.SERVER_TLS, (("CN", "router"),), names, validity_days=9)
+    with no_change():
+        fields = preview(grant, spki(ec_key), now=NOW)
+    certificate = loaded(issue(grant, spki(ec_key), actor=ACTOR, now=NOW))
+    assert fields.serial_number == 0
+    assert (fields.subject, fields.san) == (grant.subject, names)
+    assert (fields.not_before, fields.not_after) == (
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert fields.extended_key_usage == ("serverAuth",)
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+@pytest.mark.parametrize(
+    ("subject", "san", "reason"),
+    [
+        ((), (), "name nobody"),
+        ((("CN", "a\nb"),), (), "control characters"),
+        ((("CN", "a"),), (("DNS", "a b"),), "DNS"),
+    ],
+)
+def test_a_preview_refuses_what_would_be_refused(
+    issuer: Issuer,
+    ec_key: ec.EllipticCurvePrivateKey,
+    subject: tuple[tuple[str, str], ...],
+    san: tuple[tuple[str, str], ...],
+    reason: str,
+) -> None:
+    grant = Grant(issuer, Purpose.SERVER_TLS, subject, san)
+    with no_change(), pytest.raises(IssuanceRefused, match=reason):
+        preview(grant, spki(ec_key), now=NOW)
