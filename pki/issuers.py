@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from datetime import datetime, timedelta
 
@@ -20,6 +19,7 @@ from pki import keys, revocation
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import (
     build_root,
+    default_key_identifier,
     describe,
     encode_pem,
     load_certificates,
@@ -80,7 +80,7 @@ def create_issuer(
     Raises :class:`IssuerRefused`.
     """
     now = now or timezone.now()
-    _verify_new(slug, algorithm, years)
+    verify_new(slug, algorithm, years)
     private_key = keys.new_private_key(algorithm)
     der = _build_root(name, organization, private_key, years, now)
     with transaction.atomic():
@@ -93,7 +93,7 @@ def create_issuer(
             kind=IssuerKind.ROOT,
             trusted_for=[purpose.value for purpose in Purpose],
         )
-        issuer_key = add_key(issuer, private_key=private_key, algorithm=algorithm, certificate=der)
+        issuer_key = add_key(issuer, private_key=private_key, algorithm=algorithm, certificate=der, now=now)
         add_certificate(issuer_key, der, kind=IssuerCertificateKind.SELF_SIGNED)
         revocation.publish_crl(issuer_key, now)
         record(
@@ -105,7 +105,8 @@ def create_issuer(
     return issuer
 
 
-def _verify_new(slug: str, algorithm: str, years: int) -> None:
+def verify_new(slug: str, algorithm: str, years: int) -> None:
+    """Raises :class:`IssuerRefused` for a short name, an algorithm or a term that no issuer can have."""
     try:
         validate_slug(slug)
     except ValidationError:
@@ -119,31 +120,52 @@ def _verify_new(slug: str, algorithm: str, years: int) -> None:
 
 
 def _build_root(name: str, organization: str, private_key: PrivateKey, years: int, now: datetime) -> bytes:
-    subject: Name = (("CN", name), *((("O", organization),) if organization else ()))
     try:
         return build_root(
-            subject,
+            subject_of_new(name, organization),
             private_key=private_key,
             serial_number=x509.random_serial_number(),
             not_before=now - BACKDATE,
-            not_after=now + timedelta(days=round(years * _DAYS_A_YEAR)),
+            not_after=end_of_term(now, years),
         )
     except NameRefused as error:
         raise IssuerRefused(error.reason) from None
 
 
+def subject_of_new(name: str, organization: str) -> Name:
+    """The name of a new issuer in its certificates."""
+    return (("CN", name), *((("O", organization),) if organization else ()))
+
+
+def end_of_term(now: datetime, years: int) -> datetime:
+    """When a CA certificate of so many years ends that is made now."""
+    return now + timedelta(days=round(years * _DAYS_A_YEAR))
+
+
 def add_key(
     issuer: Issuer,
     *,
-    certificate: bytes,
     algorithm: str,
+    certificate: bytes | None = None,
     private_key: PrivateKey | None = None,
     state: IssuerKeyState = IssuerKeyState.CURRENT,
+    activate_at: datetime | None = None,
+    now: datetime | None = None,
 ) -> IssuerKey:
-    """Record the next key generation of an issuer; without ``private_key`` it is one that is only trusted."""
+    """Record the next key generation of an issuer.
+
+    Without ``private_key`` it is one that is only trusted; without ``certificate`` (DER) one that an external
+    CA has yet to certify. ``ValueError`` without either.
+    """
     identifier = uuid.uuid4()
     last = issuer.keys.order_by("-generation").values_list("generation", flat=True).first()
-    facts, public_key = describe(certificate), read_identifiers(certificate).public_key
+    if certificate is not None:
+        public_key = read_identifiers(certificate).public_key
+        key_identifier = describe(certificate).subject_key_identifier
+    elif private_key is not None:
+        public_key, key_identifier = keys.public_key_der(private_key), None
+    else:
+        raise ValueError("a key generation is made of a certificate or of a private key")
     return IssuerKey.objects.create(
         uuid=identifier,
         issuer=issuer,
@@ -152,9 +174,9 @@ def add_key(
         algorithm=algorithm,
         **keys.kept(private_key, identifier),
         public_key=public_key,
-        # A CA without the extension is known by the SHA-1 of its key (RFC 5280 section 4.2.1.2).
-        key_identifier=facts.subject_key_identifier or hashlib.sha1(public_key).digest(),  # noqa: S324
-        activated_at=timezone.now() if state == IssuerKeyState.CURRENT else None,
+        key_identifier=key_identifier or default_key_identifier(public_key),
+        activated_at=(now or timezone.now()) if state == IssuerKeyState.CURRENT else None,
+        activate_at=activate_at,
     )
 
 
@@ -298,7 +320,9 @@ def trust_bundle(issuer: Issuer) -> list[bytes]:
 
 def addresses(issuer_key: IssuerKey) -> Addresses:
     """What certificates of a key generation say of where to ask about them."""
-    return Addresses(crl=crl_url(issuer_key), issuer=key_certificate_url(issuer_key))
+    return Addresses(
+        crl=crl_url(issuer_key), issuer=key_certificate_url(issuer_key), ocsp=ocsp_url(issuer_key.issuer)
+    )
 
 
 def key_certificate_url(issuer_key: IssuerKey) -> str:
@@ -310,6 +334,11 @@ def key_certificate_url(issuer_key: IssuerKey) -> str:
 def certificate_url(issuer: Issuer) -> str:
     """Where people and systems fetch the certificate that the issuer signs with now."""
     return f"{settings.BRAMLEY_PUBLIC_URL}{reverse('pki:certificate', args=[issuer.slug])}"
+
+
+def ocsp_url(issuer: Issuer) -> str:
+    """Where relying parties ask what became of a certificate of this issuer, of whichever generation."""
+    return f"{settings.BRAMLEY_PUBLIC_URL}{reverse('pki:ocsp', args=[issuer.slug])}"
 
 
 def crl_url(issuer_key: IssuerKey) -> str:

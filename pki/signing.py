@@ -21,7 +21,8 @@ RENEW_BEFORE = timedelta(days=60)
 def sign_profile(content: bytes, *, now: datetime) -> bytes:
     """A profile (XML property list) as CMS SignedData, DER, with the signer's certificate and its chain.
 
-    The signer is a certificate of the default issuer with purpose PROFILE_SIGNING, made at the first use.
+    After a re-key the links go along: a device that knows only the earlier root finds its way by them. The
+    signer is a certificate of the default issuer with purpose PROFILE_SIGNING, made at the first use.
     Raises :class:`pki.issuers.IssuerMissing` where there is no issuer.
     """
     issuer = issuers.default_issuer()
@@ -30,7 +31,7 @@ def sign_profile(content: bytes, *, now: datetime) -> bytes:
         content,
         certificate=bytes(held.certificate.der),
         private_key=keys.held_private_key(held),
-        chain=issuers.chain(issuer),
+        chain=[*issuers.chain(issuer), *issuers.links_to(issuers.current_key(issuer))],
         signing_time=now,
     )
 

@@ -44,7 +44,8 @@ from pki.records import common_name
 # For how long a process goes on with the trusted issuers that it read (threats A5). Revocation and status of
 # certificates are read anew each time.
 ANCHORS_KEPT_SECONDS = 5.0
-_TRUSTED_KEY_STATES = frozenset({IssuerKeyState.CURRENT, IssuerKeyState.PREVIOUS})
+# All generations but closed ones: the next may issue already, earlier ones have certificates in force.
+_TRUSTED_KEY_STATES = frozenset({IssuerKeyState.NEXT, IssuerKeyState.CURRENT, IssuerKeyState.PREVIOUS})
 _TRUSTED_ISSUER_STATES = frozenset({IssuerState.ACTIVE, IssuerState.RETIRED})
 _IDENTITY_USAGES = frozenset({"clientAuth", "2.5.29.37.0"})
 _IDENTITIES = frozenset({Purpose.MDM_IDENTITY, Purpose.OTA_IDENTITY})
@@ -229,9 +230,7 @@ def authorities(purpose: Purpose) -> list[bytes]:
 
     Also of one that is only made: what it issues from one moment to the next is then known already.
     """
-    keys = IssuerKey.objects.filter(
-        state__in=(*_TRUSTED_KEY_STATES, IssuerKeyState.NEXT), issuer__state__in=_TRUSTED_ISSUER_STATES
-    )
+    keys = IssuerKey.objects.filter(state__in=_TRUSTED_KEY_STATES, issuer__state__in=_TRUSTED_ISSUER_STATES)
     keys = keys.select_related("issuer").defer("private_key_sealed")
     trusted = [key.pk for key in keys if purpose.value in key.issuer.trusted_for]
     rows = IssuerCertificate.objects.filter(issuer_key__in=trusted, revoked_at=None).order_by("pk")

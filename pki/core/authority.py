@@ -6,7 +6,6 @@ key usage (RFC 5280 sections 4.1.2.4, 4.2.1.1, 4.2.1.3). Link certificates: RFC 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +19,7 @@ from pki.core.certificates import (
     Name,
     authority_key_usage,
     basic_constraints,
+    default_key_identifier,
     key_usages_of,
     load_certificate,
     load_public_key,
@@ -29,7 +29,7 @@ from pki.core.certificates import (
     subject_key_identifier,
 )
 from pki.core.csr import EXTENSION_REQUEST
-from pki.core.names import encode_name
+from pki.core.names import describe_name, encode_name
 from pki.core.scan import Malformed
 
 _KEY_USAGE, _BASIC_CONSTRAINTS, _SUBJECT_KEY_IDENTIFIER = "2.5.29.15", "2.5.29.19", "2.5.29.14"
@@ -60,6 +60,11 @@ class Term:
 def encode_subject(name: Name) -> bytes:
     """DER of a Name. Raises :class:`pki.core.names.NameRefused`."""
     return encode_name(name).public_bytes()
+
+
+def describe_subject(subject_der: bytes) -> str:
+    """DER of a Name as RFC 4514 text. Raises :class:`Malformed`."""
+    return describe_name(asn1.read(subject_der))
 
 
 def certify_again(
@@ -184,7 +189,7 @@ def encode_authority_request(
     extensions = asn1.encode_sequence(
         _extension(_BASIC_CONSTRAINTS, _encode_basic_constraints(path_length), critical=True),
         _extension(_KEY_USAGE, _encode_key_usage(authority_key_usage(public_key)), critical=True),
-        _extension(_SUBJECT_KEY_IDENTIFIER, asn1.encode_octets(_key_identifier(key_der))),
+        _extension(_SUBJECT_KEY_IDENTIFIER, asn1.encode_octets(default_key_identifier(key_der))),
     )
     attribute = asn1.encode_sequence(asn1.encode_oid(EXTENSION_REQUEST), asn1.encode(asn1.SET, extensions))
     info = asn1.encode_sequence(
@@ -223,10 +228,3 @@ def _encode_key_usage(usage: frozenset[str]) -> bytes:
     bits = sorted(_USAGE_BITS[name] for name in usage)
     unused = 7 - bits[-1]
     return asn1.encode(asn1.BIT_STRING, bytes((unused, sum(0x80 >> bit for bit in bits))))
-
-
-def _key_identifier(public_key: bytes) -> bytes:
-    """SHA-1 of the key's bits (RFC 5280 section 4.2.1.2, method 1)."""
-    fields = asn1.Fields(asn1.read(public_key), "public key")
-    fields.take(asn1.SEQUENCE)
-    return hashlib.sha1(asn1.decode_bits(fields.take(asn1.BIT_STRING))).digest()  # noqa: S324

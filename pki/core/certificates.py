@@ -57,6 +57,7 @@ __all__ = [
     "build_certificate",
     "build_root",
     "build_self_signed",
+    "default_key_identifier",
     "describe",
     "describe_key",
     "encode_pem",
@@ -192,6 +193,13 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """The value of the extension, None where there is none. Raises :class:`Malformed`."""
     extension = _extension(certificate, x509.SubjectKeyIdentifier)
     return extension.digest if extension else None
+
+
+def default_key_identifier(public_key: bytes) -> bytes:
+    """SHA-1 of the key's bits (RFC 5280 section 4.2.1.2, method 1). ``public_key``: DER. Raises Malformed."""
+    fields = asn1.Fields(asn1.read(public_key), "public key")
+    fields.take(asn1.SEQUENCE)
+    return hashlib.sha1(asn1.decode_bits(fields.take(asn1.BIT_STRING))).digest()  # noqa: S324 - a name
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
