@@ -34,6 +34,9 @@ SECTIONS = (
         (
             "enrollment.enrollmentprofile",
             "enrollment.enrollmentsession",
+            "enrollment.enrollmentcode",
+            "enrollment.identityprovider",
+            "enrollment.blockeddevice",
             "enrollment.deviceauthority",
             "enrollment.devicesigner",
         ),
@@ -68,6 +71,7 @@ NAMES: dict[str, str | Promise] = {
     "devices.enrollment": _("Enrolment history"),
     "enrollment.enrollmentprofile": _("Ways to enrol"),
     "enrollment.enrollmentsession": _("Enrolment attempts"),
+    "enrollment.enrollmentcode": _("Codes"),
     "scep.transaction": _("SCEP requests"),
     "audit.auditevent": _("Who did what"),
 }

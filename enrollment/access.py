@@ -283,6 +283,11 @@ def verify_device(profile: EnrollmentProfile | None, *, udid: str, serial_number
         raise DeviceRefused("device is not listed", serial_number or "it says no serial number")
 
 
+def listed(profile: EnrollmentProfile) -> list[str]:
+    """The serial numbers of the devices that may enrol, in normal form."""
+    return list(profile.listed_devices.order_by("serial_number").values_list("serial_number", flat=True))
+
+
 def join_groups(enrollment: Enrollment) -> None:
     """Put a device that has just enrolled into the groups of the enrolment profile that it came by.
 

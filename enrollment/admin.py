@@ -21,9 +21,18 @@ from audit import recording
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from devices.models import Channel, Enrollment
-from enrollment import admin_device_cas, completion
+from enrollment import admin_access, admin_device_cas, completion
+from enrollment.access import listed, taken
+from enrollment.core.access import MAX_IDENTIFIER, identifiers
 from enrollment.core.payloads import RIGHTS, RightsRefused, verify_access_rights
-from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow, SessionState
+from enrollment.models import (
+    Access,
+    EnrollmentProfile,
+    EnrollmentSession,
+    Flow,
+    ListedDevice,
+    SessionState,
+)
 from enrollment.progress import progress
 from enrollment.topic import obstacles, topic_of
 from enrollment.views import client_address
@@ -56,6 +65,12 @@ RIGHTS_IN_WORDS = {
 }
 
 
+ACCESS_FIELDS = [
+    *("access", "allow_accounts", "identity_provider", "people_groups"),
+    *("max_enrollments", "closes_at", "only_listed", "groups"),
+]
+
+
 class EnrollmentProfileForm(_Form):
     """Access rights as check boxes instead of a sum of bits."""
 
@@ -65,6 +80,14 @@ class EnrollmentProfileForm(_Form):
         choices=[(bit, RIGHTS_IN_WORDS[bit]) for bit in RIGHTS],
         widget=forms.CheckboxSelectMultiple,
         help_text=_("Devices that are enrolled keep theirs: a right can be taken away later, but not added."),
+    )
+
+    serial_numbers = forms.CharField(
+        label=_("serial numbers"),
+        required=False,
+        max_length=500_000,
+        widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false"}),
+        help_text=_("Of the listed devices, one on each line. Case, spaces and hyphens do not matter."),
     )
 
     class Meta:
@@ -77,6 +100,7 @@ class EnrollmentProfileForm(_Form):
             "enabled",
             "allow_direct",
             "allow_ota",
+            *ACCESS_FIELDS,
             "issuer",
             "topic",
             "check_out_when_removed",
@@ -88,6 +112,8 @@ class EnrollmentProfileForm(_Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["rights"] = [bit for bit in RIGHTS if self.instance.access_rights & bit]
+        if self.instance.pk:
+            self.initial["serial_numbers"] = "\n".join(listed(self.instance)).upper()
 
     def clean_rights(self) -> int:
         try:
@@ -136,6 +162,21 @@ class EnrollmentProfileForm(_Form):
             raise forms.ValidationError(gettext("Between one minute and 30 days (43200)."))
         return minutes
 
+    def clean_serial_numbers(self) -> list[str]:
+        found = identifiers(self.cleaned_data["serial_numbers"])
+        for one in found:
+            if len(one) > MAX_IDENTIFIER:
+                raise forms.ValidationError(gettext("“%(line)s” is too long.") % {"line": one[:40]})
+        return found
+
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if values.get("access") == Access.LOGIN and not (
+            values.get("allow_accounts") or values.get("identity_provider")
+        ):
+            self.add_error("identity_provider", gettext("People need somewhere to sign in."))
+        return values
+
     def save(self, commit: bool = True) -> EnrollmentProfile:
         self.instance.access_rights = self.cleaned_data["rights"]
         return super().save(commit)
@@ -144,12 +185,13 @@ class EnrollmentProfileForm(_Form):
 @admin.register(EnrollmentProfile)
 class EnrollmentProfileAdmin(_Admin):
     form = EnrollmentProfileForm
-    list_display = ["name", "slug", "enabled", "ways", "issuer", "page_link"]
-    list_filter = ["enabled"]
+    list_display = ["name", "slug", "enabled", "ways", "access", "issuer", "page_link"]
+    list_filter = ["enabled", "access"]
     search_fields = ["name", "slug", "organization"]
     list_select_related = ["issuer"]
     prepopulated_fields = {"slug": ["name"]}
-    readonly_fields = ["addresses", "state_of_setup", "topic_in_use"]
+    readonly_fields = ["addresses", "state_of_setup", "topic_in_use", "codes", "places"]
+    filter_horizontal = ["groups"]
     fieldsets = [
         (None, {"fields": ["name", "slug", "organization", "description", "enabled"]}),
         (_("Addresses"), {"fields": ["addresses", "state_of_setup"]}),
@@ -158,9 +200,19 @@ class EnrollmentProfileAdmin(_Admin):
             {"fields": ["allow_direct", "allow_ota", "session_minutes", "payload_cipher"]},
         ),
         (
+            _("Who may enrol"),
+            {
+                "fields": [
+                    *("access", "codes", "allow_accounts", "identity_provider", "people_groups"),
+                    *("max_enrollments", "places", "closes_at", "only_listed", "serial_numbers"),
+                ]
+            },
+        ),
+        (
             _("What devices get"),
             {
                 "fields": [
+                    "groups",
                     *("issuer", "renew_at_percent", "topic", "topic_in_use", "rights"),
                     "check_out_when_removed",
                 ]
@@ -218,6 +270,28 @@ class EnrollmentProfileAdmin(_Admin):
             return gettext("Yes.")
         return format_html_join("", '<div class="warning">{}</div>', ((text,) for text in found))
 
+    @admin.display(description=_("codes"))
+    def codes(self, profile: EnrollmentProfile) -> SafeString | str:
+        if not profile.pk:
+            return gettext("Made when the profile is saved.")
+        working = profile.codes.filter(withdrawn_at=None).count()
+        codes = reverse("admin:enrollment_enrollmentcode_changelist")
+        make = reverse("admin:enrollment_enrollmentcode_add")
+        return format_html(
+            '<a href="{}?profile__id__exact={}">{}</a> · <a href="{}?profile={}">{}</a>',
+            *(codes, profile.pk, ngettext("%d code", "%d codes", working) % working),
+            *(make, profile.pk, gettext("make codes")),
+        )
+
+    @admin.display(description=_("taken"))
+    def places(self, profile: EnrollmentProfile) -> str:
+        return str(taken(profile, timezone.now())) if profile.pk else "-"
+
+    @admin.display(description=_("serial numbers"))
+    def serial_numbers(self, profile: EnrollmentProfile) -> str:
+        """For who may look only; who may change sees the form's field."""
+        return ", ".join(listed(profile)).upper() or "-"
+
     @admin.display(description=_("topic that devices get"))
     def topic_in_use(self, profile: EnrollmentProfile) -> str:
         return topic_of(profile).value
@@ -244,6 +318,24 @@ class EnrollmentProfileAdmin(_Admin):
             details=changed,
         )
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        profile: EnrollmentProfile = form.instance
+        before, after = set(listed(profile)), set(form.cleaned_data["serial_numbers"])
+        if before == after:
+            return
+        ListedDevice.objects.filter(profile=profile, serial_number__in=before - after).delete()
+        ListedDevice.objects.bulk_create(
+            [ListedDevice(profile=profile, serial_number=one) for one in sorted(after - before)],
+            batch_size=500,
+        )
+        recording.record(
+            "enrollment_profile.devices_listed",
+            actor=_actor(request),
+            target=profile,
+            details={"added": sorted(after - before)[:100], "removed": sorted(before - after)[:100]},
+        )
+
     def delete_model(self, request: HttpRequest, obj: EnrollmentProfile) -> None:
         recording.record("enrollment_profile.deleted", actor=_actor(request), target=obj)
         super().delete_model(request, obj)
@@ -261,10 +353,13 @@ class StartedFilter(WhenFilter):
 class EnrollmentSessionAdmin(ReadOnlyAdmin):
     """Each attempt with the step where it stopped. Nothing here is edited."""
 
-    list_display = ["created_at", "profile", "state", "where_it_is", "device", "remote_addr"]
+    list_display = ["created_at", "profile", "state", "where_it_is", "person", "device", "remote_addr"]
     list_filter = [StartedFilter, "state", "profile", "flow"]
-    search_fields = ["serial_number", "udid", "expected_serial_number", "expected_udid", "remote_addr"]
-    search_help_text = _("Serial number, UDID, address")
+    search_fields = [
+        *("serial_number", "udid", "expected_serial_number", "expected_udid", "remote_addr"),
+        *("person", "code__label"),
+    ]
+    search_help_text = _("Serial number, UDID, person, code, address")
     list_select_related = ["profile"]
     actions = ["stop"]
     fieldsets = [
@@ -273,6 +368,7 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
             _("Who"),
             {
                 "fields": [
+                    *("person", "person_source", "person_id", "code"),
                     "serial_number",
                     "udid",
                     "product",
@@ -425,4 +521,4 @@ def _links(rows: Any) -> SafeString | str:
     return format_html_join("", '<div><a href="{}">{}</a></div>', rows) or "-"
 
 
-__all__ = ["EnrollmentProfileAdmin", "EnrollmentSessionAdmin", "admin_device_cas"]
+__all__ = ["EnrollmentProfileAdmin", "EnrollmentSessionAdmin", "admin_access", "admin_device_cas"]

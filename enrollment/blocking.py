@@ -25,7 +25,9 @@ def block(identifier: str, *, reason: str, actor: Actor, now: datetime) -> Block
     """Keep a serial number or UDID out. A second time changes nothing. Raises :class:`BlockRefused`."""
     normal = normal_identifier(identifier)
     if not 4 <= len(normal) <= MAX_IDENTIFIER:
-        raise BlockRefused(f"A serial number or UDID has 4 to {MAX_IDENTIFIER} characters.")
+        raise BlockRefused(
+            f"“{identifier.strip()[:40]}”: a serial number or UDID has 4 to {MAX_IDENTIFIER} characters."
+        )
     with transaction.atomic():
         blocked, created = BlockedDevice.objects.get_or_create(
             normal=normal,
@@ -39,6 +41,12 @@ def block(identifier: str, *, reason: str, actor: Actor, now: datetime) -> Block
         if created:
             record("device.blocked", actor=actor, target=blocked, reason=reason, at=now)
     return blocked
+
+
+def block_all(identifiers: Iterable[str], *, reason: str, actor: Actor, now: datetime) -> list[BlockedDevice]:
+    """Keep all of them out, or none: raises :class:`BlockRefused` for the first that will not do."""
+    with transaction.atomic():
+        return [block(one, reason=reason, actor=actor, now=now) for one in identifiers]
 
 
 def block_device(device: Device, *, reason: str, actor: Actor, now: datetime) -> list[BlockedDevice]:

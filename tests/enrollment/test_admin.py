@@ -44,6 +44,7 @@ def form(issuer: Issuer, **changes: Any) -> dict[str, Any]:
         "description": "For tills",
         "enabled": "on",
         "allow_direct": "on",
+        "access": "OPEN",
         "session_minutes": "30",
         "renew_at_percent": "33",
         "issuer": str(issuer.pk),
