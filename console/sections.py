@@ -51,7 +51,9 @@ SECTIONS = (
             "pki.issuerkey",
             "pki.issuercertificate",
             "pki.crl",
+            "scep.scepservice",
             "scep.challenge",
+            "scep.pendingrequest",
             "scep.transaction",
         ),
     ),
@@ -72,6 +74,7 @@ NAMES: dict[str, str | Promise] = {
     "enrollment.enrollmentprofile": _("Ways to enrol"),
     "enrollment.enrollmentsession": _("Enrolment attempts"),
     "enrollment.enrollmentcode": _("Codes"),
+    "scep.pendingrequest": _("Waiting for approval"),
     "scep.transaction": _("SCEP requests"),
     "audit.auditevent": _("Who did what"),
 }

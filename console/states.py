@@ -45,7 +45,7 @@ LOOKS: dict[str, Look] = {
     "ACKNOWLEDGED": Look("good"),
     "ERROR": Look("bad"),
     "FORMAT_ERROR": Look("bad", _("malformed")),
-    "EXPIRED": Look("off"),
+    "EXPIRED": Look("off", _("expired")),
     "CANCELLED": Look("off"),
     # certificates, keys, identities
     "ISSUED": Look("good"),
@@ -60,9 +60,11 @@ LOOKS: dict[str, Look] = {
     "PREVIOUS": Look("off", _("previous")),
     "CLOSED": Look("off"),
     # SCEP, push
-    "SUCCESS": Look("good", _("issued")),
+    "SUCCESS": Look("good"),
     "FAILURE": Look("bad"),
-    "PENDING": Look("info", _("pending")),
+    "PENDING": Look("wait", _("waiting")),
+    "UNUSED": Look("good", _("unused")),
+    "USED": Look("off", _("used")),
     "REQUESTED": Look("info", _("requested")),
     "IDLE": Look("off"),
     "DUE": Look("info"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
@@ -37,6 +38,11 @@ def find(slug: str | None) -> ScepService:
     return service
 
 
+def address(service: ScepService) -> str:
+    """What clients are told."""
+    return f"{settings.BRAMLEY_PUBLIC_URL}/scep/{service.slug}/"
+
+
 def of_issuer(issuer: Issuer) -> ScepService:
     """The service of an issuer's own name; made where there is none."""
     service, _created = ScepService.objects.get_or_create(slug=issuer.slug, defaults={"issuer": issuer})
@@ -55,10 +61,7 @@ def save(service: ScepService, *, actor: Actor) -> ScepService:
 
     One that asks a webhook gets a secret at the first time. Raises :class:`ServiceRefused`.
     """
-    if service.issuer.kind == IssuerKind.TRUST_ONLY:
-        raise ServiceRefused("that issuer does not issue certificates")
-    if Issuer.objects.filter(slug=service.slug).exclude(pk=service.issuer_id).exists():
-        raise ServiceRefused(f"{service.slug} is the name of another issuer: its address would be taken")
+    verify(service.slug, service.issuer)
     with transaction.atomic():
         created = service.pk is None
         if service.challenge_mode == Mode.WEBHOOK and service.webhook_secret_sealed is None:
@@ -77,6 +80,14 @@ def save(service: ScepService, *, actor: Actor) -> ScepService:
             },
         )
     return service
+
+
+def verify(slug: str, issuer: Issuer) -> None:
+    """Whether an issuer may have a service of this name. Raises :class:`ServiceRefused`."""
+    if issuer.kind == IssuerKind.TRUST_ONLY:
+        raise ServiceRefused("that issuer does not issue certificates")
+    if Issuer.objects.filter(slug=slug).exclude(pk=issuer.pk).exists():
+        raise ServiceRefused(f"{slug} is the name of another issuer: its address would be taken")
 
 
 def _named(slug: str) -> ScepService | None:

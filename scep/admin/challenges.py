@@ -1,4 +1,4 @@
-"""SCEP for administrators: every request with the reason of its refusal, and the challenges."""
+"""Challenges by state. Their values are shown once, where they are made, and never here."""
 
 from __future__ import annotations
 
@@ -10,115 +10,29 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminForm
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from audit.admin import ReadOnlyAdmin, WhenFilter
-from audit.recording import Actor
 from pki import issuers
 from pki.models import Issuer, IssuerKind, IssuerState, Purpose
 from scep import challenges
-from scep.core.attributes import FailInfo, MessageType
-from scep.models import Challenge, Transaction
+from scep.admin.parts import actor_of
+from scep.admin.requests import CreatedAtFilter
+from scep.models import Challenge
 
 if TYPE_CHECKING:  # generic for the type checker only
     _Admin: TypeAlias = admin.ModelAdmin[Challenge]
 else:
     _Admin = admin.ModelAdmin
 
-FAIL_INFO_IN_WORDS = {
-    FailInfo.BAD_ALG: _("algorithm or key not accepted"),
-    FailInfo.BAD_MESSAGE_CHECK: _("not decrypted, or altered"),
-    FailInfo.BAD_REQUEST: _("not permitted"),
-    FailInfo.BAD_TIME: _("time not accepted"),
-    FailInfo.BAD_CERT_ID: _("unknown certificate"),
-}
 MAX_SHOWN_AT_ONCE = 500
-
-
-class CreatedAtFilter(WhenFilter):
-    field_name = "created_at"
-
-
-class FailInfoFilter(admin.SimpleListFilter):
-    """failInfo, with what it stands for."""
-
-    title = _("failInfo")
-    parameter_name = "fail_info"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(info.label, f"{info.label}: {words}") for info, words in FAIL_INFO_IN_WORDS.items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(fail_info=self.value()) if self.value() else queryset
-
-
-class MessageTypeFilter(admin.SimpleListFilter):
-    """What was asked for."""
-
-    title = _("message type")
-    parameter_name = "message_type"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(kind.label, kind.label) for kind in MessageType if kind is not MessageType.CERT_REP]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(message_type=self.value()) if self.value() else queryset
-
-
-@admin.register(Transaction)
-class TransactionAdmin(ReadOnlyAdmin):
-    """Every PKIOperation whose signature verified, with the reason that devices show to nobody."""
-
-    list_display = [
-        "created_at",
-        "status",
-        "why",
-        "csr_subject",
-        "message_type",
-        "signer_subject",
-        "remote_addr",
-    ]
-    list_display_links = ["created_at"]
-    list_filter = ["status", FailInfoFilter, MessageTypeFilter, CreatedAtFilter, "issuer"]
-    list_select_related = ["issuer", "certificate"]
-    search_fields = [
-        "transaction_id",
-        "csr_subject",
-        "signer_subject",
-        "remote_addr",
-        "certificate__subject",
-        "certificate__serial_number",
-    ]
-    search_help_text = _("Transaction id, subject, address, serial number of the certificate")
-    fieldsets = [
-        (None, {"fields": ["created_at", "status", "why", "certificate_link", "challenge_link", "repeats"]}),
-        (_("What was asked for"), {"fields": ["message_type", "csr_subject", "csr_key", "csr_sha256"]}),
-        (
-            _("Who asked"),
-            {"fields": ["signer_subject", "signer_sha256", "signer_key_sha256", "remote_addr", "user_agent"]},
-        ),
-        (_("Message"), {"fields": ["transaction_id", "issuer", "digest", "cipher", "fail_info"]}),
-    ]
-
-    @admin.display(description=_("reason"), ordering="reason")
-    def why(self, transaction: Transaction) -> str:
-        return transaction.reason or "-"
-
-    @admin.display(description=_("certificate"))
-    def certificate_link(self, transaction: Transaction) -> SafeString | str:
-        return _link("admin:pki_certificate_change", transaction.certificate)
-
-    @admin.display(description=_("challenge"))
-    def challenge_link(self, transaction: Transaction) -> SafeString | str:
-        return _link("admin:scep_challenge_change", transaction.challenge)
 
 
 class ChallengeState(admin.SimpleListFilter):
@@ -199,6 +113,12 @@ class ChallengeAdmin(_Admin):
     ]
     readonly_fields = ["subject_text", "created_at"]
 
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        extra = {"counts": _counts(), **(extra_context or {})}
+        return super().changelist_view(request, extra)
+
     def has_change_permission(self, request: HttpRequest, obj: Challenge | None = None) -> bool:
         return False
 
@@ -244,7 +164,9 @@ class ChallengeAdmin(_Admin):
     @admin.action(description=_("Withdraw the chosen challenges"), permissions=["withdraw"])
     def withdraw(self, request: HttpRequest, queryset: QuerySet[Challenge]) -> None:
         now = timezone.now()
-        ended = sum(challenges.withdraw(challenge, actor=_actor(request), now=now) for challenge in queryset)
+        ended = sum(
+            challenges.withdraw(challenge, actor=actor_of(request), now=now) for challenge in queryset
+        )
         self.message_user(
             request,
             ngettext("%d unused challenge withdrawn.", "%d unused challenges withdrawn.", ended) % ended,
@@ -278,19 +200,17 @@ def _mint(request: HttpRequest, form: MintForm) -> list[tuple[Challenge, str]]:
         purpose=Purpose(wanted["purpose"]),
         san=[("DNS", wanted["dns_name"])] if wanted["dns_name"] else [],
         ttl=timedelta(minutes=wanted["minutes"]),
-        actor=_actor(request),
+        actor=actor_of(request),
         now=timezone.now(),
     )
 
 
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
-
-
-def _link(view: str, target: Any) -> SafeString | str:
-    if target is None:
-        return "-"
-    try:
-        return format_html('<a href="{}">{}</a>', reverse(view, args=[target.pk]), target)
-    except NoReverseMatch:
-        return str(target)
+def _counts() -> dict[str, int]:
+    """How many challenges are in each state."""
+    now = timezone.now()
+    counted = Challenge.objects.aggregate(
+        UNUSED=Count("pk", filter=Q(consumed_at=None, expires_at__gt=now)),
+        USED=Count("pk", filter=Q(consumed_at__isnull=False)),
+        EXPIRED=Count("pk", filter=Q(consumed_at=None, expires_at__lte=now)),
+    )
+    return {state: number for state, number in counted.items() if number}
