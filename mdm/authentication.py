@@ -45,6 +45,17 @@ class Presented:
         return self.identity.enrollment if self.identity else None
 
 
+class Expired(Rejected):
+    """A pinned certificate whose time is over: refused, unless an administrator lets it in once more.
+
+    ``identity``: what it is pinned to. Whether anything else speaks against it has not been looked at.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__("certificate expired", target=identity.enrollment)
+        self.identity = identity
+
+
 def required_proof() -> str:
     """One of :data:`PROOFS`. Unset: a certificate where a proxy passes it on, else a signature."""
     default = "certificate" if settings.BRAMLEY_CLIENT_CERT_HEADER else "signature"
@@ -65,7 +76,7 @@ def authenticate(request: HttpRequest, body: bytes, now: datetime) -> Presented:
 def pinned(der: bytes, now: datetime) -> Presented | None:
     """A certificate that speaks for an enrollment already, in one query; None if it does not.
 
-    Raises :class:`Rejected`.
+    Raises :class:`Rejected`, of which :class:`Expired` is one.
     """
     found = find_identity(hashlib.sha256(der).hexdigest())
     if found is None:
@@ -74,6 +85,8 @@ def pinned(der: bytes, now: datetime) -> Presented | None:
     try:
         trust.verify_record(identity.certificate, purpose=Purpose.MDM_IDENTITY, now=now)
     except trust.Untrusted as error:
+        if error.reason == "expired":
+            raise Expired(identity) from error
         raise Rejected(f"certificate {error.reason}", target=identity.enrollment) from error
     if identity.state != IdentityState.ACTIVE:
         raise Rejected("certificate superseded", target=identity.enrollment)

@@ -10,6 +10,7 @@ from devices.core.identity import ChannelIdentity
 from devices.models import Channel, Enrollment, EnrollmentState
 from mdm.answers import Rejected
 from mdm.authentication import Presented
+from renewal import progress
 
 
 def owner_of(presented: Presented) -> Enrollment | None:
@@ -33,16 +34,19 @@ def device_enrollment(presented: Presented, channel: ChannelIdentity) -> Enrollm
 
 
 def adopt_renewed(presented: Presented, owner: Enrollment, now: datetime) -> Enrollment:
-    """Pin the certificate if this is its first use (threats A10). Raises :class:`Rejected`.
+    """Pin the certificate if this is its first use (threats A10): a renewal has arrived.
 
-    Inside the transaction of the message; a refusal of the message takes the pin back.
+    Inside the transaction of the message; a refusal of the message takes the pin back. Raises
+    :class:`Rejected`.
     """
     if presented.identity is not None:
         return owner
     try:
-        return registry.adopt(owner, presented.certificate, now)
+        adopted = registry.adopt(owner, presented.certificate, now)
     except registry.Refused as error:
         raise Rejected(error.reason, target=owner) from error
+    progress.taken_over(adopted, presented.certificate, now)
+    return adopted
 
 
 def addressed(owner: Enrollment, channel: ChannelIdentity) -> Enrollment | None:

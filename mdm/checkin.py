@@ -21,6 +21,7 @@ from mdm.authentication import Presented
 from mdm.channels import adopt_renewed, device_enrollment, owner_of, verify_open
 from mdm.core import checkin as messages
 from push import certificates, outbox
+from renewal import progress
 
 UNMANAGED_USER = 410
 """Apple: the server does not manage this user; the user's session goes on without management."""
@@ -96,6 +97,8 @@ def _authenticate(
     )
     if outcome.kind in (registry.Kind.NEW, registry.Kind.QUARANTINED):
         completion.authenticated(certificate.binding, udid, message.serial_number, now)
+    if outcome.kind is registry.Kind.RENEWED:
+        progress.taken_over(outcome.enrollment, certificate, now)
     drop_work(outcome.dropped, "the device enrolled again", now)
     return Reply()
 

@@ -17,6 +17,7 @@ from mdm import results
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import addressed, adopt_renewed, device_enrollment, verify_open
+from mdm.fillers import FILLERS
 from push import outbox
 from push.models import PushState
 
@@ -74,7 +75,9 @@ def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime
     # Before the queue is read: a command that arrives now is either seen, or makes a push due afterwards.
     outbox.connected(enrollment.pk, more=False, now=now)
     # Until the device connects anew it is not given again what it said NotNow to (apple-mdm 2.4).
-    handed = queue.next_command(enrollment, after_not_now=report.status is not Status.IDLE, now=now)
+    handed = queue.next_command(
+        enrollment, after_not_now=report.status is not Status.IDLE, now=now, fillers=FILLERS
+    )
     if handed is None and not queue.has_outstanding(enrollment, now=now):
         return Reply()
     outbox.connected(enrollment.pk, more=True, now=now)

@@ -10,13 +10,18 @@ from commands.core.report import Report, Status
 from commands.models import CommandDelivery
 from devices import inventory, registry
 from devices.models import Channel, Enrollment
+from renewal import identities, progress
 
 
 def apply(enrollment: Enrollment, delivery: CommandDelivery, report: Report, now: datetime) -> None:
-    """Take over an acknowledged answer that has just finished ``delivery``, in that transaction.
+    """Take over an answer that has just moved ``delivery``, in that transaction.
 
-    Only of the device channel: what a user's channel answers says nothing about the device.
+    Who filled in the command hears of every answer. Else only what was acknowledged counts, and only of the
+    device channel: what a user's channel answers says nothing about the device.
     """
+    if delivery.command.filled_by == identities.FILLED_BY:
+        progress.answered(enrollment, delivery, report, now)
+        return
     if report.status is not Status.ACKNOWLEDGED or enrollment.channel != Channel.DEVICE:
         return
     handle = _HANDLERS.get(delivery.command.request_type)

@@ -13,14 +13,16 @@ from django.utils import timezone
 
 from audit.recording import refuse
 from commands.core import plist
+from mdm import permitted
 from mdm.answers import Rejected, Reply
-from mdm.authentication import Presented, pinned, proven_certificate, unpinned
+from mdm.authentication import Expired, Presented, pinned, proven_certificate, unpinned
 from mdm.checkin import check_in
 from mdm.connect import MAX_CONNECT, connect
 from mdm.core.checkin import MAX_CHECKIN
 
 CLIENT_ADDRESS = "bramley.client_address"
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
+HandleExpired = Callable[[Expired, Mapping[str, Any], bytes, datetime], Reply]
 
 
 def checkin_view(request: HttpRequest) -> HttpResponse:
@@ -29,8 +31,11 @@ def checkin_view(request: HttpRequest) -> HttpResponse:
 
 
 def connect_view(request: HttpRequest) -> HttpResponse:
-    """``/mdm/connect``; also check-ins, of profiles that have a ServerURL and no CheckInURL."""
-    return _serve(request, MAX_CONNECT, _connect)
+    """``/mdm/connect``; also check-ins, of profiles that have a ServerURL and no CheckInURL.
+
+    Here, and only here, a device may have a permit to come with an expired certificate.
+    """
+    return _serve(request, MAX_CONNECT, _connect, handle_expired=permitted.connect)
 
 
 def _check_in(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
@@ -45,7 +50,9 @@ def _connect(presented: Presented, message: Mapping[str, Any], body: bytes, now:
     return _check_in(presented, message, body, now)
 
 
-def _serve(request: HttpRequest, limit: int, handle: Handle) -> HttpResponse:
+def _serve(
+    request: HttpRequest, limit: int, handle: Handle, *, handle_expired: HandleExpired | None = None
+) -> HttpResponse:
     if request.method != "PUT":
         return HttpResponse(status=405, headers={"Allow": "PUT"}, content_type="text/plain")
     now = timezone.now()
@@ -53,12 +60,18 @@ def _serve(request: HttpRequest, limit: int, handle: Handle) -> HttpResponse:
     try:
         body = _read(request, limit)
         certificate = proven_certificate(request, body)
-        presented = pinned(certificate, now)
-        if presented is not None:
-            reply = handle(presented, _parse(body, limit), body, now)
+        try:
+            presented = pinned(certificate, now)
+        except Expired as expired:
+            if handle_expired is None:
+                raise
+            reply = handle_expired(expired, _parse(body, limit), body, now)
         else:
-            with transaction.atomic():
-                reply = handle(unpinned(certificate, now), _parse(body, limit), body, now)
+            if presented is not None:
+                reply = handle(presented, _parse(body, limit), body, now)
+            else:
+                with transaction.atomic():
+                    reply = handle(unpinned(certificate, now), _parse(body, limit), body, now)
     except Rejected as rejected:
         refuse(
             "mdm",

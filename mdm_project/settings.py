@@ -70,6 +70,7 @@ INSTALLED_APPS = [
     "push.apps.PushConfig",
     "commands.apps.CommandsConfig",
     "enrollment.apps.EnrollmentConfig",
+    "renewal.apps.RenewalConfig",
     "mdm.apps.MdmConfig",
     "api.apps.ApiConfig",
     "simulator.apps.SimulatorConfig",
