@@ -297,6 +297,8 @@ def _held(wanted: _Wanted, proposal: Proposal) -> Outcome:
     approvals.lock(wanted.service)
     if decided := _decided_before(wanted):
         return decided
+    if earlier := transactions.approved(asked, wanted.key_sha256):
+        return _again(earlier.certificate, "sent again: it was approved before, for this key")
     if approvals.is_full(wanted.service, asked.now):
         return Refusal(FailInfo.BAD_REQUEST, "too many requests wait for approval")
     return Held(

@@ -13,6 +13,9 @@ from pki.models import Issuer, IssuerKind
 from scep import webhooks
 from scep.models import Mode, ScepService
 
+# The most that each number of a service may be; the least is 1.
+LIMITS = {"pending_days": 90, "validity_days": 3650, "renewal_window_days": 3650, "clock_minutes": 1440}
+
 
 class ServiceMissing(Exception):
     """There is no such address, or it is turned off."""

@@ -12,7 +12,7 @@ from audit.recording import Actor
 from pki.core.certificates import CertificateFacts
 from pki.core.csr import SigningRequest, asked_names
 from pki.core.names import Name
-from pki.models import Certificate, Issuer, IssuerKey
+from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey
 from scep.core.attributes import FailInfo, MessageType
 from scep.core.decision import ISSUING, Refusal
 from scep.core.message import Opened, OpenedRequest, SignedRequest
@@ -146,6 +146,24 @@ def waiting(asked: Asked, opened: OpenedRequest) -> Transaction | None:
             signer_sha256=asked.signer_sha256,
         )
         .filter(Q(status=TransactionStatus.PENDING) | Q(decided_at__isnull=False))
+        .order_by("-id")
+        .first()
+    )
+
+
+def approved(asked: Asked, key_sha256: str) -> Transaction | None:
+    """The same transaction by the same key, approved before: its client lost the answer and starts anew."""
+    return (
+        Transaction.objects.select_related("certificate")
+        .filter(
+            service=asked.service,
+            transaction_id=asked.request.header.transaction_id,
+            status=TransactionStatus.SUCCESS,
+            decided_at__isnull=False,
+            certificate__public_key_sha256=key_sha256,
+            certificate__status=CertificateStatus.ISSUED,
+            certificate__not_after__gt=asked.now,
+        )
         .order_by("-id")
         .first()
     )

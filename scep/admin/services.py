@@ -119,12 +119,7 @@ class ServiceForm(_Form):
         if "issuer" in self.fields:
             own = Issuer.objects.exclude(kind=IssuerKind.TRUST_ONLY)
             self.fields["issuer"].queryset = own  # type: ignore[attr-defined]
-        for name, most in (
-            ("validity_days", 3650),
-            ("renewal_window_days", 3650),
-            ("clock_minutes", 1440),
-            ("pending_days", 90),
-        ):
+        for name, most in services.LIMITS.items():
             if name in self.fields:
                 field = self.fields[name]
                 field.widget.attrs.update(min=1, max=most)

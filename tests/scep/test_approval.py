@@ -34,6 +34,7 @@ from tests.scep.support import (
     Sent,
     cert_poll,
     csr,
+    no_new_certificate,
     nothing_issued,
     pkcs_req,
     rsa_key,
@@ -409,6 +410,22 @@ def test_a_client_that_lost_its_patience_gets_the_same_certificate(
         poll = cert_poll(sent, ROUTER, ca_certificate=ca_certificate)
         assert issued(ask(door, poll, ca_certificate)) == certificate
     assert Certificate.objects.count() == 1
+
+
+def test_a_client_that_starts_anew_after_the_approval_gets_its_certificate(
+    door: Door, ca_certificate: bytes, waiting_room: ScepService
+) -> None:
+    """Its transactionID follows from its key, as most clients make it; the throw-away certificate is new."""
+    row = pending(ask(door, router_request(ca_certificate, transaction_id="key 1"), ca_certificate))
+    certificate = approvals.approve(row, proposal_of(row), actor=ANNA, now=NOW)
+    with no_new_certificate():
+        again = router_request(ca_certificate, transaction_id="key 1")
+        assert issued(ask(door, again, ca_certificate)) == certificate
+    # Another key, or another transaction, waits.
+    pending(ask(door, router_request(ca_certificate, 2, transaction_id="key 1"), ca_certificate))
+    pending(ask(door, router_request(ca_certificate, 1, transaction_id="other"), ca_certificate))
+    revocation.revoke(certificate, reason=RevocationReason.SUPERSEDED, actor=SERVER, now=NOW)
+    pending(ask(door, router_request(ca_certificate, transaction_id="key 1"), ca_certificate))
 
 
 def test_a_request_lapses_and_may_then_be_made_anew(
