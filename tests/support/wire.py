@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -40,13 +41,13 @@ def send(
     host: str = "127.0.0.1",
     source: str = "127.0.0.1",
 ) -> Said:
-    """Send ``data`` to a port of 127.0.0.1 and read to the end."""
+    """Send ``data`` to a port of 127.0.0.1 and read one answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(source, 0)) as plain:
         connection = tls.wrap_socket(plain, server_hostname=host) if tls else plain
         try:
             connection.sendall(data)
             received = b""
-            while more := connection.recv(65536):
+            while not _is_whole(received) and (more := connection.recv(65536)):
                 received += more
         except (ConnectionError, ssl.SSLError):
             received = b""
@@ -55,3 +56,10 @@ def send(
     head, _, body = received.partition(b"\r\n\r\n")
     status = int(head.split()[1]) if head.startswith(b"HTTP/") else 0
     return Said(status, head.decode("latin-1"), body)
+
+
+def _is_whole(received: bytes) -> bool:
+    """The head has come, and as much of a body as it says."""
+    head, end, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    return bool(end and length and len(body) >= int(length[1]))
