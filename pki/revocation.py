@@ -23,7 +23,6 @@ from pki.models import (
     IssuerState,
     RevocationReason,
 )
-from vault.sealed import SealError
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def revoke_all(ids: Collection[int], *, reason: RevocationReason, actor: Actor, 
                 at=now,
             )
         for issuer_key in {row.issuer_key_id: row.issuer_key for row in rows}.values():
-            if issuer_key.private_key_sealed is not None:
+            if issuer_key.is_ours:
                 publish_crl(issuer_key, now)
     return len(rows)
 
@@ -117,7 +116,7 @@ def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
             issuer_certificate=bytes(authority.der),
             private_key=keys.issuer_private_key(locked),
         )
-        IssuerKey.objects.filter(pk=locked.pk).update(crl_number=number)
+        IssuerKey.objects.filter(pk=locked.pk).update(crl_number=number, crl_due=False)
         issuer_key.crl_number = number
         crl = Crl.objects.create(
             issuer_key=locked,
@@ -162,15 +161,19 @@ def current_crl(issuer_key: IssuerKey) -> Crl:
 
 
 def publish_due_crls(now: datetime) -> int:
-    """Publish the lists that are missing or older than a day; returns how many.
+    """Publish the lists that are missing, overdue or older than a day; returns how many.
 
-    A key that cannot be opened is logged, and the others get their lists all the same.
+    The last list of a revoked issuer stays. A key that cannot sign is logged, and the others get their lists
+    all the same.
     """
     due = (
-        IssuerKey.objects.filter(private_key_sealed__isnull=False, state__in=_ANSWERED_FOR)
+        IssuerKey.objects.filter(keys.OURS, state__in=_ANSWERED_FOR)
         .annotate(published_at=Max("crls__this_update"))
-        .filter(Q(published_at=None) | Q(published_at__lte=now - REPUBLISH_AFTER))
-        .exclude(issuer__state=IssuerState.REVOKED, published_at__isnull=False)
+        .filter(
+            Q(published_at=None)
+            | Q(crl_due=True)
+            | Q(published_at__lte=now - REPUBLISH_AFTER) & ~Q(issuer__state=IssuerState.REVOKED)
+        )
         .filter(certificates__is_current=True)
         .distinct()
     )
@@ -178,8 +181,8 @@ def publish_due_crls(now: datetime) -> int:
     for issuer_key in due:
         try:
             publish_crl(issuer_key, now)
-        except (keys.KeyUnavailable, SealError):
-            logger.exception("no CRL of %s: its private key cannot be opened", issuer_key)
+        except keys.CANNOT_SIGN:
+            logger.exception("no CRL of %s: its private key cannot sign now", issuer_key)
         else:
             published += 1
     return published
