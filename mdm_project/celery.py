@@ -22,6 +22,7 @@ SWEEPS: dict[str, tuple[str, float]] = {
     "expire commands": ("commands.tasks.expire_commands", 60.0),
     "refresh inventory": ("mdm.tasks.refresh_inventory", 600.0),
     "publish CRLs": ("pki.tasks.publish_crls", 300.0),
+    "renew OCSP responders": ("pki.tasks.renew_ocsp_responders", 3600.0),
     "activate due issuer keys": ("pki.tasks.activate_due_keys", 60.0),
     "settle revoked issuers": ("pki.tasks.settle_revoked_issuers", 300.0),
     "expire sessions": ("enrollment.tasks.expire_sessions", 300.0),

@@ -5,13 +5,19 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from pki import retirement, revocation, rollover
+from pki import ocsp, retirement, revocation, rollover
 
 
 @shared_task
 def publish_crls() -> int:
     """Replace CRLs that are missing or a day old. Returns how many."""
     return revocation.publish_due_crls(timezone.now())
+
+
+@shared_task
+def renew_ocsp_responders() -> int:
+    """Give every key generation a responder that lasts. Returns how many were made."""
+    return ocsp.renew_responders(timezone.now())
 
 
 @shared_task

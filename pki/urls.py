@@ -12,4 +12,7 @@ urlpatterns = [
     path("<slug:slug>/chain.pem", views.chain, name="chain"),
     path("<slug:slug>/<int:generation>.cer", views.key_certificate, name="key_certificate"),
     path("<slug:slug>/<int:generation>.crl", views.crl, name="crl"),
+    path("<slug:slug>/ocsp", views.ocsp, name="ocsp"),
+    path("<slug:slug>/ocsp/", views.ocsp),
+    path("<slug:slug>/ocsp/<path:encoded>", views.ocsp_by_get, name="ocsp_by_get"),
 ]

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from django.db import connection, transaction
 
 from audit.models import AuditEvent
@@ -150,7 +150,10 @@ def test_a_device_identity(issuer: Issuer, rsa_key: rsa.RSAPrivateKey) -> None:
     points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     assert [name.value for name in points[0].full_name or ()] == ["http://127.0.0.1:8000/pki/bramley/1.crl"]
     access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    assert access[0].access_location.value == "http://127.0.0.1:8000/pki/bramley/1.cer"
+    assert [(one.access_method, one.access_location.value) for one in access] == [
+        (AuthorityInformationAccessOID.OCSP, "http://127.0.0.1:8000/pki/bramley/ocsp"),
+        (AuthorityInformationAccessOID.CA_ISSUERS, "http://127.0.0.1:8000/pki/bramley/1.cer"),
+    ]
     event = AuditEvent.objects.get(action="certificate.issued")
     assert (event.reason, event.details["serial_number"]) == ("challenge 7", row.serial_number)
 
