@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import ClassVar
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -305,8 +306,15 @@ class Transaction(models.Model):
         return pairs(self.proposed_names)
 
 
+class _Waiting(models.Manager["PendingRequest"]):
+    def get_queryset(self) -> models.QuerySet[PendingRequest]:
+        return super().get_queryset().filter(status=TransactionStatus.PENDING)
+
+
 class PendingRequest(Transaction):
     """The transactions that wait for an administrator, for a list of their own."""
+
+    objects: ClassVar[_Waiting] = _Waiting()
 
     class Meta:
         proxy = True

@@ -150,11 +150,11 @@ class TransactionAdmin(ReadOnlyAdmin):
         return transaction.reason or "-"
 
     @admin.display(description=_("certificate"))
-    def certificatelink(self, transaction: Transaction) -> SafeString | str:
+    def certificate_link(self, transaction: Transaction) -> SafeString | str:
         return link("admin:pki_certificate_change", transaction.certificate)
 
     @admin.display(description=_("challenge"))
-    def challengelink(self, transaction: Transaction) -> SafeString | str:
+    def challenge_link(self, transaction: Transaction) -> SafeString | str:
         return link("admin:scep_challenge_change", transaction.challenge)
 
     @admin.display(description=_("decision"))
