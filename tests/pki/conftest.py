@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from audit.recording import Actor
-from pki import issuers, trust
+from pki import issuers, ocsp, trust
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import CertificateFields, build_self_signed, encode_pem
 from pki.issuance import Grant, issue
@@ -103,9 +103,10 @@ def ec_party(ec_key: ec.EllipticCurvePrivateKey) -> Party:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_anchors() -> None:
-    """What a process remembers of trusted CAs does not outlive a test's database."""
+def _fresh_memory() -> None:
+    """What a process remembers of CAs does not outlive a test's database."""
     trust.forget_anchors()
+    ocsp.forget()
 
 
 @pytest.fixture
