@@ -223,7 +223,8 @@ def test_large_messages_get_through_and_larger_ones_do_not(setting: Setting) -> 
     answered = setting.ask(message(request), port=setting.proxy.port)
     assert (answered.status, answered.body.strip()) == (400, b"bad request")
     huge = Request("PUT", f"{setting.proxy.mdm_url}/mdm/connect", b"x" * (10 * 1024 * 1024 + 1))
-    assert setting.ask(message(huge), identity(setting.anna)).status == 413
+    # Caddy closes the connection, Apache says 502 where the answer comes before the end of the body.
+    assert setting.ask(message(huge), identity(setting.anna)).status in {413, 502, 0}
 
 
 def test_the_mdm_port_serves_nothing_else(setting: Setting) -> None:
