@@ -138,7 +138,7 @@ class PendingRequestAdmin(ReadOnlyAdmin):
             return self._page(request, row, _initial(row), RejectForm())
         if not self.has_decide_permission(request):
             raise PermissionDenied
-        if request.POST.get("decision") == "reject":
+        if "reject" in request.POST:
             return self._reject(request, row)
         return self._approve(request, row)
 
@@ -147,7 +147,7 @@ class PendingRequestAdmin(ReadOnlyAdmin):
         form = ProposalForm(request.POST)
         if not form.is_valid():
             return self._page(request, row, form, RejectForm())
-        if request.POST.get("decision") != "approve" or request.POST.get("shown") != _mark(form.proposal):
+        if "approve" not in request.POST or request.POST.get("shown") != _mark(form.proposal):
             return self._page(request, row, form, RejectForm(), changed=True)
         try:
             certificate = approvals.approve(row, form.proposal, actor=actor_of(request), now=timezone.now())
@@ -214,6 +214,7 @@ class PendingRequestAdmin(ReadOnlyAdmin):
                 "form": form,
                 "reject_form": reject_form,
                 "fields": fields,
+                "key_usage": sorted(fields.key_usage) if fields else [],
                 "subject": names_text.encode_subject(fields.subject).splitlines() if fields else [],
                 "names": names_text.encode_names(fields.san).splitlines() if fields else [],
                 "problem": problem,

@@ -26,7 +26,7 @@ from scep import approvals, recipients, services, webhooks
 from scep.admin.parts import actor_of
 from scep.core import capabilities, webhook
 from scep.core.webhook import AddressRefused
-from scep.models import Mode, ScepService
+from scep.models import ApprovalChoice, Mode, ScepService
 
 if TYPE_CHECKING:  # generic for the type checker only
     _Admin: TypeAlias = admin.ModelAdmin[ScepService]
@@ -44,6 +44,14 @@ KEYWORDS = {
     "SHA-256": _("SHA-256: signed with SHA-256"),
     "SHA-384": _("SHA-384: signed with SHA-384. strongSwan 5.9 uses AES only where this is listed"),
     "SHA-512": _("SHA-512: signed with SHA-512, which Apple devices prefer"),
+}
+
+
+MODES_SHORT = {Mode.BOUND: _("made here"), Mode.WEBHOOK: _("webhook"), Mode.NONE: _("none")}
+APPROVAL_SHORT = {
+    ApprovalChoice.NEVER: _("no"),
+    ApprovalChoice.WITHOUT_CHALLENGE: _("without challenge"),
+    ApprovalChoice.ALWAYS: _("all"),
 }
 
 
@@ -151,7 +159,7 @@ class ScepServiceAdmin(_Admin):
     """Services are made and turned off, never deleted: their history stays."""
 
     form = ServiceForm
-    list_display = ["slug", "issuer", "enabled", "challenge_mode", "approval", "waiting", "address"]
+    list_display = ["slug", "issuer", "enabled", "challenge", "wait", "waiting", "address"]
     list_filter = ["enabled", "challenge_mode", "issuer"]
     list_select_related = ["issuer"]
     search_fields = ["slug", "issuer__name"]
@@ -235,6 +243,14 @@ class ScepServiceAdmin(_Admin):
 
     # --- what is shown ---
 
+    @admin.display(description=_("challenge"), ordering="challenge_mode")
+    def challenge(self, service: ScepService) -> str:
+        return str(MODES_SHORT[Mode(service.challenge_mode)])
+
+    @admin.display(description=_("approval"), ordering="approval")
+    def wait(self, service: ScepService) -> str:
+        return str(APPROVAL_SHORT[ApprovalChoice(service.approval)])
+
     @admin.display(description=_("waiting"), ordering="waiting")
     def waiting(self, service: ScepService) -> SafeString | str:
         number: int = getattr(service, "waiting", 0)
@@ -286,7 +302,7 @@ class ScepServiceAdmin(_Admin):
             raise Http404
         value = ""
         if request.method == "POST":
-            renew = request.POST.get("act") == "renew"
+            renew = "renew" in request.POST
             if renew:
                 webhooks.give_secret(service)
                 service.save(update_fields=["webhook_secret_sealed"])

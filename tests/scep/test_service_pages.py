@@ -158,8 +158,8 @@ def test_the_secret_of_a_webhook_is_shown_on_request_and_that_is_recorded(
     assert secret not in text_of(admin.get(f"{SERVICES}{service.pk}/change/"))
     assert secret not in text_of(admin.get(at))
     assert not AuditEvent.objects.filter(action__contains="secret").exists()
-    assert secret in text_of(admin.post(at, {"act": "show"}))
-    renewed = text_of(admin.post(at, {"act": "renew"}))
+    assert secret in text_of(admin.post(at, {"show": "yes"}))
+    renewed = text_of(admin.post(at, {"renew": "yes"}))
     assert secret not in renewed
     service.refresh_from_db()
     assert webhooks.secret(service) in renewed
@@ -204,7 +204,7 @@ class Page:
 
     def send(self, decision: str, **changes: str) -> Any:
         values = {name: self.field(name) for name in ("subject", "names", "shown")} | {"days": ""}
-        response = self.client.post(self.url, {**values, "decision": decision, **changes})
+        response = self.client.post(self.url, {**values, decision: "yes", **changes})
         if response.status_code == 200:
             self.text = response.content.decode()
         return response
@@ -320,10 +320,10 @@ def test_what_has_lapsed_is_not_decided(
 def test_who_may_only_look_decides_nothing(row: Transaction) -> None:
     client = staff("view_pendingrequest")
     page = text_of(client.get(f"{WAITING}{row.pk}/change/"))
-    assert 'value="approve"' not in page
+    assert 'name="approve"' not in page
     with no_change():
         for decision in ("approve", "reject", "preview"):
-            response = client.post(f"{WAITING}{row.pk}/change/", {"decision": decision, "subject": "CN=x"})
+            response = client.post(f"{WAITING}{row.pk}/change/", {decision: "yes", "subject": "CN=x"})
             assert response.status_code == 403
     User.objects.all().delete()
     assert staff("view_transaction").get(f"{WAITING}{row.pk}/change/").status_code == 403
@@ -333,7 +333,7 @@ def test_without_a_token_of_the_form_nothing_is_decided(row: Transaction) -> Non
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.create_superuser("ada", "ada@example.org", "x"))
     with no_change():
-        response = client.post(f"{WAITING}{row.pk}/change/", {"decision": "reject"})
+        response = client.post(f"{WAITING}{row.pk}/change/", {"reject": "yes"})
     assert response.status_code == 403
 
 
