@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from bench import load  # noqa: E402
 from bench.generators import Generators  # noqa: E402
 from bench.measuring import Figure, Phase, calibration, measured  # noqa: E402
 from simulator.device import SimulatedDevice  # noqa: E402
+from simulator.exchange import SimulationError  # noqa: E402
 from tests.support.apns import ApnsStandIn  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 from tests.support.server import RunningServer  # noqa: E402
@@ -158,7 +160,11 @@ def main() -> None:
 
             with STANDS[name](folder / name) as stand:
                 tell({"phase": "calibration", **calibration()})
-                measure(stand, size, folder / "keys", tell)
+                try:
+                    measure(stand, size, folder / "keys", tell)
+                except SimulationError:
+                    print(stand.server.output[-5000:], file=sys.stderr)
+                    raise
                 if generators is not None:
                     for line in generators.run(stand.server, stand.parts(), size.devices, size.at_once):
                         tell({"phase": "generator", **line})
