@@ -26,6 +26,8 @@ SWEEPS: dict[str, tuple[str, float]] = {
     "activate due issuer keys": ("pki.tasks.activate_due_keys", 60.0),
     "settle revoked issuers": ("pki.tasks.settle_revoked_issuers", 300.0),
     "expire sessions": ("enrollment.tasks.expire_sessions", 300.0),
+    "lapse SCEP requests": ("scep.tasks.lapse_requests", 300.0),
+    "renew RA certificates": ("scep.tasks.renew_ra_certificates", 3600.0),
 }
 app.conf.beat_schedule = {
     name: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
