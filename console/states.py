@@ -31,6 +31,8 @@ LOOKS: dict[str, Look] = {
     "REFUSED": Look("bad", _("refused")),
     "CHECKED_OUT": Look("off"),
     "REPLACED": Look("off", _("replaced")),
+    "TURN_AWAY": Look("wait", _("to be turned away")),
+    "TURNED_AWAY": Look("off", _("turned away")),
     "OFFERED": Look("info"),
     "IDENTIFIED": Look("info", _("identified")),
     "OTA_CERTIFIED": Look("info", _("first certificate")),

@@ -445,7 +445,8 @@ def _end(
     ended = (enrollment, *users_of(enrollment))
     for one in ended:
         one.state, one.state_reason, one.ended_at = state, reason[:300], now
-        one.push_token, one.push_magic = None, ""
+        if state != EnrollmentState.TURN_AWAY or one is not enrollment:  # that one is woken once more
+            one.push_token, one.push_magic = None, ""
         one.save(update_fields=["state", "state_reason", "ended_at", "push_token", "push_magic"])
     if state in (EnrollmentState.REPLACED, EnrollmentState.REFUSED):
         Identity.objects.filter(enrollment=enrollment, state=IdentityState.ACTIVE).update(
@@ -454,6 +455,39 @@ def _end(
     if state == EnrollmentState.REPLACED:
         _record(enrollment, "enrollment.replaced", reason=reason)
     return ended
+
+
+@transaction.atomic(savepoint=False)
+def turn_away(
+    enrollment: Enrollment, *, actor: Actor, now: datetime, reason: str = ""
+) -> tuple[Enrollment, ...]:
+    """An administrator ends an enrollment: its device is turned away at its next contact, once.
+
+    Its certificates stay pinned, for they prove which device it is that asks. Returns the enrollments whose
+    queued work is to be cancelled. Raises :class:`Refused` for what has ended otherwise.
+    """
+    locked = lock(enrollment)
+    if locked.channel != Channel.DEVICE or locked.state not in (
+        *OPEN_STATES,
+        EnrollmentState.TURN_AWAY,
+        EnrollmentState.TURNED_AWAY,
+    ):
+        raise Refused("enrollment ended")
+    said = f"{reason} ({actor.name})" if reason else f"unenrolled by {actor.name}"
+    ended = _end(locked, EnrollmentState.TURN_AWAY, said, now)
+    record("enrollment.unenrolled", actor=actor, target=locked, reason=reason, at=now)
+    return ended
+
+
+def turned_away(enrollment: Enrollment, *, now: datetime, status: int) -> bool:
+    """The device was told, with an answer of this status. False where another request was told before."""
+    with transaction.atomic():
+        told = Enrollment.objects.filter(pk=enrollment.pk, state=EnrollmentState.TURN_AWAY).update(
+            state=EnrollmentState.TURNED_AWAY, push_token=None, push_magic="", last_seen_at=now
+        )
+        if told:
+            _record(enrollment, "enrollment.turned_away", details={"status": status})
+    return bool(told)
 
 
 # Quarantine

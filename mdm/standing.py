@@ -78,6 +78,12 @@ def _not_managed(enrollment: Enrollment) -> Remark:
         return Remark(text, "wait", enrollment)
     if enrollment.state == EnrollmentState.CHECKED_OUT:
         return Remark(_("The management profile was removed from the device. It has to enrol again."), "bad")
+    if enrollment.state == EnrollmentState.TURN_AWAY:
+        return Remark(
+            _("Unenrolled: when the device next connects it is told so, and removes its profile."), "wait"
+        )
+    if enrollment.state == EnrollmentState.TURNED_AWAY:
+        return Remark(_("Unenrolled, and the device was told. It has to enrol again."), "bad")
     if enrollment.state == EnrollmentState.REFUSED:
         return Remark(_("An administrator refused this enrolment."), "bad")
     return Remark(_("This enrolment was replaced by a later one."), "bad")

@@ -19,6 +19,8 @@ from mdm.authentication import Expired, Presented, pinned, proven_certificate, u
 from mdm.checkin import check_in
 from mdm.connect import MAX_CONNECT, connect
 from mdm.core.checkin import MAX_CHECKIN
+from mdm.core.farewell import Farewell
+from mdm.departure import last_word
 
 CLIENT_ADDRESS = "bramley.client_address"
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
@@ -63,10 +65,14 @@ def _serve(
         try:
             presented = pinned(certificate, now)
         except Expired as expired:
+            if (farewell := last_word(expired.identity, now)) is not None:
+                return _say(farewell)
             if handle_expired is None:
                 raise
             reply = handle_expired(expired, _parse(body, limit), body, now)
         else:
+            if presented is not None and (farewell := last_word(presented.identity, now)) is not None:
+                return _say(farewell)
             if presented is not None:
                 reply = handle(presented, _parse(body, limit), body, now)
             else:
@@ -83,6 +89,11 @@ def _serve(
         )
         return HttpResponse(status=rejected.status, content_type="text/plain")
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type)
+
+
+def _say(farewell: Farewell) -> HttpResponse:
+    """The one answer that makes a device leave; see :mod:`mdm.departure`."""
+    return HttpResponse(farewell.body, status=farewell.status, content_type=farewell.content_type)
 
 
 def _read(request: HttpRequest, limit: int) -> bytes:

@@ -18,7 +18,6 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from audit.recording import SERVER
-from devices.models import EnrollmentState
 from push import certificates, outbox
 from push.client import SEND_DEADLINE, SendResult
 from push.connections import of_this_process
@@ -108,7 +107,7 @@ def _set_aside_ended(claim: outbox.Claim, outcomes: Counter[str], now: datetime)
     ended: list[PushRequest] = []
     for row in claim.rows:
         e = row.enrollment
-        living = e.state == EnrollmentState.ENROLLED and e.push_token and e.token_dead_at is None
+        living = e.state in outbox.WAKEABLE and e.push_token and e.token_dead_at is None
         (alive if living else ended).append(row)
     if ended:
         ids = [row.pk for row in ended]

@@ -31,6 +31,8 @@ CHUNK = 5000
 """Enrollments in one statement."""
 LEASE = timedelta(seconds=45)
 """Longer than a push may take (:data:`push.client.SEND_DEADLINE`), short enough to wait for a dead worker."""
+WAKEABLE = (EnrollmentState.ENROLLED, EnrollmentState.TURN_AWAY)
+"""Whose devices are woken: those that are enrolled, and those that shall hear that they are not any more."""
 AT_LEAST_BETWEEN = timedelta(seconds=20)
 """Between two pushes to a device that has not connected, however many commands are queued."""
 
@@ -87,7 +89,7 @@ def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
         INSERT INTO {push} (enrollment_id, state, due_at, requested_at, attempts, last_result)
         SELECT id, %s, %s, %s, 0, ''
           FROM {enrollment}
-         WHERE id IN ({names}) AND state = %s AND push_token IS NOT NULL AND token_dead_at IS NULL
+         WHERE id IN ({names}) AND state IN (%s, %s) AND push_token IS NOT NULL AND token_dead_at IS NULL
          ORDER BY id
         ON CONFLICT (enrollment_id) DO UPDATE SET
             state = CASE {push}.state WHEN %s THEN {push}.state ELSE excluded.state END,
@@ -108,7 +110,7 @@ def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
             [
                 *(PushState.DUE.value, _instant(due), _instant(now)),
                 *ids,
-                *(EnrollmentState.ENROLLED.value, held, idle, idle, idle),
+                *(*(state.value for state in WAKEABLE), held, idle, idle, idle),
                 *(recently, later, later, recently),
             ],
         )
