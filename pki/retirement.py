@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from audit.recording import SERVER, Actor, record
-from pki import issuers, rollover, trust
+from pki import issuers, revocation, rollover, trust
 from pki.models import (
     Certificate,
     CertificateStatus,
@@ -178,7 +178,7 @@ def _revoke_issued(issuer: Issuer, reason: RevocationReason, now: datetime) -> i
 def _publish_last_lists(issuer: Issuer, now: datetime) -> None:
     for issuer_key in issuer.keys.select_related("issuer"):
         if issuer_key.certificates.filter(is_current=True).exists():
-            rollover.publish_or_leave_due(issuer_key, now)
+            revocation.publish_or_leave_due(issuer_key, now)
 
 
 def settle_revoked_issuers(now: datetime) -> int:

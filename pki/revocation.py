@@ -48,6 +48,7 @@ class RevocationRefused(Exception):
 def revoke(certificate: Certificate, *, reason: RevocationReason, actor: Actor, now: datetime) -> Certificate:
     """Revoke one certificate and publish the new CRL, in one transaction; returns the row as it is now.
 
+    Superseded is not revoked: that certificate's device has a newer one, and it can be revoked all the same.
     A certificate that another CA issued is refused here from now on; its CA is not told.
     Raises :class:`RevocationRefused` where it is revoked already.
     """
@@ -61,7 +62,8 @@ def revoke(certificate: Certificate, *, reason: RevocationReason, actor: Actor, 
 def revoke_all(ids: Collection[int], *, reason: RevocationReason, actor: Actor, now: datetime) -> int:
     """Revoke certificates by primary key, each recorded, with one new CRL per issuer key.
 
-    Returns how many were not revoked before.
+    Returns how many were not revoked before. Where a key cannot sign now (its token is away), they are
+    revoked nevertheless, and its list follows as soon as it can.
     """
     with transaction.atomic():
         rows = list(
@@ -85,17 +87,32 @@ def revoke_all(ids: Collection[int], *, reason: RevocationReason, actor: Actor, 
                 at=now,
             )
         for issuer_key in {row.issuer_key_id: row.issuer_key for row in rows}.values():
-            if issuer_key.is_ours:
-                publish_crl(issuer_key, now)
+            publish_or_leave_due(issuer_key, now)
     return len(rows)
+
+
+def publish_or_leave_due(issuer_key: IssuerKey, now: datetime) -> Crl | None:
+    """Publish the CRL; where the key cannot sign now, the sweep does it as soon as it can.
+
+    None where it was not published, and for a key that is only trusted.
+    """
+    if not issuer_key.is_ours:
+        return None
+    try:
+        with transaction.atomic():
+            return publish_crl(issuer_key, now)
+    except keys.CANNOT_SIGN:
+        logger.exception("no CRL of %s: its private key cannot sign now", issuer_key)
+        IssuerKey.objects.filter(pk=issuer_key.pk).update(crl_due=True)
+        return None
 
 
 def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
     """Sign and store the next CRL of one key generation; its number only rises.
 
-    Holds the revoked certificates of that key that have not expired, those of CAs below among them. The list
-    of an issuer that is itself revoked is the last one: it is valid as long as the issuer's certificate.
-    Raises :class:`keys.KeyUnavailable`.
+    Holds the revoked certificates of that key, those of CAs below among them, until they have expired and one
+    more list has said so. The list of an issuer that is itself revoked is the last one: it is valid as long
+    as the issuer's certificate. Raises any of :data:`pki.keys.CANNOT_SIGN`.
     """
     with transaction.atomic():
         # The lock comes before the rows are read: the list with the higher number knows the later revocation.
@@ -103,7 +120,7 @@ def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
             IssuerKey.objects.select_for_update(of=("self",)).select_related("issuer").get(pk=issuer_key.pk)
         )
         number = locked.crl_number + 1
-        revoked = _revoked(locked, now)
+        revoked = _revoked(locked, _listed_after(locked, now), now)
         authority = _signing_certificate(locked)
         next_update = now + timedelta(days=locked.issuer.crl_validity_days)
         if locked.issuer.state == IssuerState.REVOKED:
@@ -130,13 +147,27 @@ def publish_crl(issuer_key: IssuerKey, now: datetime) -> Crl:
     return crl
 
 
-def _revoked(issuer_key: IssuerKey, now: datetime) -> list[RevokedCertificate]:
+def _listed_after(issuer_key: IssuerKey, now: datetime) -> datetime:
+    """A revoked certificate that ended before that leaves the list (RFC 5280 section 3.3).
+
+    It is to stand on one scheduled list after its end. What the last list had said is over is gone, but not
+    before a scheduled list has followed: several revocations within a day do not count as that.
+    """
+    scheduled = now - REPUBLISH_AFTER
+    last = Crl.objects.filter(issuer_key=issuer_key).order_by("-number").values_list("this_update", flat=True)
+    return min(scheduled, last.first() or scheduled)
+
+
+def _revoked(issuer_key: IssuerKey, ended_after: datetime, now: datetime) -> list[RevokedCertificate]:
     """What stands on the list of a key: certificates that it issued, and those of CAs that it signed."""
     issued = Certificate.objects.filter(
-        issuer_key=issuer_key, status=CertificateStatus.REVOKED, foreign=False, not_after__gt=now
+        issuer_key=issuer_key,
+        status=CertificateStatus.REVOKED,
+        foreign=False,
+        not_after__gt=ended_after,
     )
     authorities = IssuerCertificate.objects.filter(
-        signed_by=issuer_key, revoked_at__isnull=False, not_after__gt=now
+        signed_by=issuer_key, revoked_at__isnull=False, not_after__gt=ended_after
     )
     columns = ("serial_number", "revoked_at", "revocation_reason")
     rows = [

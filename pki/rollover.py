@@ -437,20 +437,8 @@ def revoke_authorities(
     signers = {row.signed_by_id: row.signed_by for row in rows}
     for signer in signers.values():
         if signer is not None and signer.pk != issuer_key.pk:
-            publish_or_leave_due(signer, now)
+            revocation.publish_or_leave_due(signer, now)
     return rows
-
-
-def publish_or_leave_due(issuer_key: IssuerKey, now: datetime) -> None:
-    """Publish the CRL; where the key cannot sign now, the sweep does it as soon as it can."""
-    if not issuer_key.is_ours:
-        return
-    try:
-        with transaction.atomic():
-            revocation.publish_crl(issuer_key, now)
-    except keys.CANNOT_SIGN:
-        logger.exception("no CRL of %s: its private key cannot sign now", issuer_key)
-        IssuerKey.objects.filter(pk=issuer_key.pk).update(crl_due=True)
 
 
 # --- Pieces ----------------------------------------------------------------------------------------------

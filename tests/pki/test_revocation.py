@@ -107,12 +107,45 @@ def test_a_superseded_certificate_can_be_revoked(issue_certificate: IssueCertifi
 
 
 def test_expired_certificates_leave_the_list(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
+    """RFC 5280 section 3.3: each stands on one scheduled list after its end."""
     short, long = issue_certificate("short", validity_days=30), issue_certificate("long")
     for certificate in (short, long):
         revoke(certificate, reason=RevocationReason.UNSPECIFIED, actor=ACTOR, now=NOW)
     issuer_key = issuers.current_key(issuer)
-    assert publish_crl(issuer_key, NOW + timedelta(days=29)).entries == 2
-    assert publish_crl(issuer_key, NOW + timedelta(days=31)).entries == 1
+    ends = short.not_after
+    assert publish_crl(issuer_key, ends - timedelta(hours=2)).entries == 2
+    # Lists out of turn, because something else was revoked, are no reason to leave it out.
+    for hours in (1, 2, 3):
+        assert publish_crl(issuer_key, ends + timedelta(hours=hours)).entries == 2
+    assert publish_crl(issuer_key, ends + timedelta(hours=25)).entries == 1
+
+
+def test_an_expired_certificate_is_listed_once_more_after_a_pause(
+    issuer: Issuer, issue_certificate: IssueCertificate
+) -> None:
+    """The workers were away for weeks around its end."""
+    short = issue_certificate("short", validity_days=30)
+    revoke(short, reason=RevocationReason.UNSPECIFIED, actor=ACTOR, now=NOW)
+    issuer_key = issuers.current_key(issuer)
+    assert publish_crl(issuer_key, short.not_after + timedelta(days=20)).entries == 1
+    assert publish_crl(issuer_key, short.not_after + timedelta(days=21)).entries == 0
+
+
+def test_revoking_does_not_wait_for_the_key(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
+    """While the token is away the certificate is refused at once; the list follows when it can be signed."""
+    certificate, issuer_key = issue_certificate(), issuers.current_key(issuer)
+    before = current_crl(issuer_key)
+    sealed = bytes(issuer_key.private_key_sealed or b"")
+    issuer.keys.update(private_key_sealed=b"\x01" * 60)
+    revoke(certificate, reason=RevocationReason.KEY_COMPROMISE, actor=ACTOR, now=NOW)
+    with pytest.raises(Untrusted, match="revoked"):
+        identify(bytes(certificate.der), purpose=Purpose.MDM_IDENTITY, now=NOW)
+    assert current_crl(issuer_key) == before
+    assert publish_due_crls(NOW) == 0
+    issuer.keys.update(private_key_sealed=sealed)
+    assert publish_due_crls(NOW) == 1
+    assert listed(current_crl(issuer_key)) == {certificate.serial_number.lstrip("0"): "keyCompromise"}
+    assert publish_due_crls(NOW) == 0
 
 
 def test_each_key_has_its_own_list_and_numbers(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
