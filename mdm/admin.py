@@ -46,8 +46,9 @@ from devices.models import (
     Identity,
     IdentityState,
 )
+from enrollment import blocking
 from enrollment.models import EnrollmentSession
-from mdm import quarantine, questions
+from mdm import departure, quarantine, questions
 from mdm.device_page import device_page
 from mdm.views import CLIENT_ADDRESS
 from push import outbox
@@ -292,6 +293,7 @@ class DeviceAdmin(_DeviceAdmin):
                 "may_command": self.has_command_permission(request),
                 "may_reveal": _may_reveal(request),
                 "send_url": address_for(request, [device.pk]),
+                "may_unenrol": _may_unenrol(request),
             }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
@@ -321,8 +323,50 @@ class DeviceAdmin(_DeviceAdmin):
                 self.admin_site.admin_view(require_POST(self.refresh_view)),
                 name="devices_device_refresh",
             ),
+            path(
+                "<int:pk>/unenrol/",
+                self.admin_site.admin_view(self.unenrol_view),
+                name="devices_device_unenrol",
+            ),
         ]
         return [*own, *super().get_urls()]
+
+    def unenrol_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Ask how, with the device's name typed, and with POST end its management."""
+        if not _may_unenrol(request):
+            raise PermissionDenied
+        device = Device.objects.filter(pk=pk).first()
+        if device is None:
+            raise Http404
+        form = UnenrolForm(device, request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            self._unenrol(request, device, form)
+            return HttpResponseRedirect(reverse("admin:devices_device_change", args=[pk]))
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("Unenrol"),
+            "device": device,
+            "form": form,
+            "adminform": _panel(form, *form.fields),
+        }
+        return TemplateResponse(request, "admin/devices/device/unenrol.html", context)
+
+    def _unenrol(self, request: HttpRequest, device: Device, form: UnenrolForm) -> None:
+        actor, now, values = _actor(request), timezone.now(), form.cleaned_data
+        with transaction.atomic():
+            if values["block"]:
+                blocking.block_device(device, reason=values["reason"], actor=actor, now=now)
+            if values["way"] == UnenrolForm.REMOVE:
+                done = departure.remove_profiles([device.pk], actor=actor, now=now)
+                said = gettext("The command to remove the management profile is queued.")
+            else:
+                done = departure.turn_away([device.pk], actor=actor, now=now, reason=values["reason"])
+                said = gettext("Unenrolled. The device is turned away when it next connects.")
+        for _device, why in done.left_out:
+            self.message_user(request, gettext("Not possible: %(why)s.") % {"why": why}, messages.ERROR)
+        if done.leaving:
+            self.message_user(request, said, messages.SUCCESS)
 
     def push_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Wake one device."""
@@ -443,6 +487,49 @@ class DeviceAdmin(_DeviceAdmin):
             )
         self.message_user(request, text % {"count": changed, "group": group}, messages.SUCCESS)
         return None
+
+
+class UnenrolForm(forms.Form):
+    """How a device leaves; its serial number (or what else it is known by) is typed."""
+
+    REMOVE, TURN_AWAY = "remove", "turn_away"
+
+    way = forms.ChoiceField(
+        label=_("how"),
+        choices=[
+            (
+                REMOVE,
+                _("Send the command to remove the management profile. The device says when it is off."),
+            ),
+            (
+                TURN_AWAY,
+                _(
+                    "End the enrolment now and turn the device away when it next connects. "
+                    "For a device that does not carry out commands."
+                ),
+            ),
+        ],
+        initial=REMOVE,
+        widget=forms.RadioSelect,
+    )
+    reason = forms.CharField(label=_("reason"), required=False, max_length=200)
+    block = forms.BooleanField(label=_("Block it as well: it cannot enrol again"), required=False)
+    typed = forms.CharField(label=_("to confirm"), max_length=100)
+
+    def __init__(self, device: Device, data: Any = None) -> None:
+        super().__init__(data)
+        self.wanted = device.serial_number or device.udid
+        self.fields["typed"].help_text = gettext("Type %(name)s.") % {"name": self.wanted}
+
+    def clean_typed(self) -> str:
+        typed: str = self.cleaned_data["typed"].strip()
+        if typed.casefold() != self.wanted.casefold():
+            raise forms.ValidationError(gettext("That is not the device's."))
+        return typed
+
+
+def _may_unenrol(request: HttpRequest) -> bool:
+    return all(request.user.has_perm(name) for name in ("devices.change_enrollment", "commands.add_command"))
 
 
 class GroupForm(forms.Form):

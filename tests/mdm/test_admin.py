@@ -351,3 +351,46 @@ def test_an_administrator_admits_or_refuses(ada: Client, enrolled_a: Device) -> 
 
 def test_the_server_itself_is_named_in_the_record(enrolled_a: Device) -> None:
     assert {event.actor for event in AuditEvent.objects.filter(action="command.enqueued")} == {SERVER.name}
+
+
+# Unenrolling
+
+
+def test_a_device_is_unenrolled_with_its_serial_number_typed(
+    ada: Client, enrolled_a: Device, enrolled_b: Device
+) -> None:
+    device = enrollment_of(enrolled_a).device
+    page = reverse("admin:devices_device_unenrol", args=[device.pk])
+    assert page in text(ada, page_of(enrolled_a))
+    asked = {"way": "turn_away", "reason": "sold", "typed": ""}
+    with no_change():
+        assert f"Type {enrolled_a.serial_number}." in text(ada, page)
+        for typed in ("", enrolled_b.serial_number, "yes"):
+            assert "errornote" in ada.post(page, {**asked, "typed": typed}).content.decode()
+        assert (
+            "errornote"
+            in ada.post(page, {**asked, "way": "x", "typed": device.serial_number}).content.decode()
+        )
+        assert ada.get(page.replace(str(device.pk), "0")).status_code == 404
+    assert enrolled_a.idle().status == 200
+    done = ada.post(page, {**asked, "typed": device.serial_number.lower(), "block": "on"}, follow=True)
+    assert "turned away when it next connects" in done.content.decode()
+    assert enrolled_a.idle().status == 403
+    assert enrolled_b.idle().status == 200
+    event = AuditEvent.objects.get(action="enrollment.unenrolled")
+    assert (event.actor, event.reason) == ("ada", "sold")
+    assert AuditEvent.objects.filter(action="device.blocked").count() == 2
+    again = make_device("A")
+    assert again.check_in(again.authenticate_message()).status == 400
+
+
+def test_unenrolling_needs_its_rights(enrolled_a: Device) -> None:
+    device = enrollment_of(enrolled_a).device
+    page = reverse("admin:devices_device_unenrol", args=[device.pk])
+    grace = staff("devices.view_device", "devices.change_enrollment")
+    with no_change():
+        assert "unenrol/" not in text(grace, page_of(enrolled_a))
+        assert grace.get(page).status_code == 403
+        answer = grace.post(page, {"way": "turn_away", "typed": device.serial_number})
+        assert answer.status_code == 403
+    assert enrolled_a.idle().status == 200
