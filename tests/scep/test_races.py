@@ -11,13 +11,23 @@ from django.http import HttpResponse
 from pytest_django.fixtures import Settings
 
 from audit.models import AuditEvent
-from pki.models import Certificate, CertificateStatus
+from audit.recording import Actor
+from pki.models import Certificate, CertificateStatus, HeldKey
+from scep import approvals
 from scep.core.attributes import MessageType, PkiStatus
 from scep.core.message import CertRep
-from scep.models import Challenge, Transaction, TransactionStatus
+from scep.models import (
+    ApprovalChoice,
+    Challenge,
+    Mode,
+    ScepService,
+    Transaction,
+    TransactionStatus,
+)
+from scep.transactions import Proposal
 from tests.scep.asking import enrol, holder
 from tests.scep.conftest import Mint
-from tests.scep.support import Door, Sent, csr, ec_key, pkcs_req, rsa_key, signer
+from tests.scep.support import NOW, Door, Sent, csr, ec_key, pkcs_req, rsa_key, signer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -68,6 +78,79 @@ def test_fifty_keys_with_one_challenge_get_one_certificate(mint: Mint, ca_certif
     assert Transaction.objects.filter(status=TransactionStatus.FAILURE).count() == MANY - 1
     assert AuditEvent.objects.filter(action="scep.challenge_reused").count() == MANY - 1
     assert AuditEvent.objects.filter(action="certificate.issued").count() == 1
+
+
+@pytest.mark.slow
+def test_twenty_times_fifty_keys_with_one_challenge(mint: Mint, ca_certificate: bytes) -> None:
+    """Threats B4: exactly one certificate each time, whoever is first."""
+    keys = [ec_key() for _ in range(MANY)]
+    for round_number in range(1, 21):
+        challenge, value = mint()
+        requests = [
+            pkcs_req(csr(key, value), ca_certificate=ca_certificate, identity=signer(1)) for key in keys
+        ]
+        replies = all_at_once(requests, ca_certificate)
+        assert count(replies, PkiStatus.SUCCESS) == 1
+        assert count(replies, PkiStatus.FAILURE) == MANY - 1
+        assert Certificate.objects.count() == round_number
+        assert Transaction.objects.filter(challenge=challenge, status=TransactionStatus.SUCCESS).count() == 1
+
+
+def test_one_request_that_waits_sent_many_times_at_once_waits_once(
+    service: ScepService, ca_certificate: bytes
+) -> None:
+    ScepService.objects.update(challenge_mode=Mode.NONE, approval=ApprovalChoice.ALWAYS)
+    sent = pkcs_req(csr(rsa_key(1)), ca_certificate=ca_certificate)
+    replies = all_at_once([sent] * 20, ca_certificate)
+    assert count(replies, PkiStatus.PENDING) == 20
+    row = Transaction.objects.get()
+    assert (row.status, row.repeats) == (TransactionStatus.PENDING, 19)
+
+
+def test_a_request_that_many_approve_at_once_is_issued_once(
+    service: ScepService, ca_certificate: bytes
+) -> None:
+    ScepService.objects.update(challenge_mode=Mode.NONE, approval=ApprovalChoice.ALWAYS)
+    sent = pkcs_req(csr(rsa_key(1)), ca_certificate=ca_certificate)
+    all_at_once([sent], ca_certificate)
+    row = Transaction.objects.get()
+    barrier = Barrier(AT_ONCE)
+
+    def decide(number: int) -> bool:
+        barrier.wait()
+        mine = Transaction.objects.select_related("service").get(pk=row.pk)
+        wanted = Proposal((("CN", f"router {number}"),))
+        try:
+            approvals.approve(mine, wanted, actor=Actor(name=f"person {number}"), now=NOW)
+        except approvals.DecisionRefused:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        assert sum(pool.map(decide, range(AT_ONCE))) == 1
+    assert Certificate.objects.count() == 1
+    row.refresh_from_db()
+    assert row.certificate == Certificate.objects.get()
+
+
+def test_the_ra_certificate_is_made_once_however_many_ask(
+    service: ScepService, ca_certificate: bytes
+) -> None:
+    ScepService.objects.update(ra_certificate=True)
+    barrier = Barrier(AT_ONCE)
+
+    def fetch(_number: int) -> bytes:
+        barrier.wait()
+        try:
+            return Door().get("operation=GetCACert").content
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        assert len(set(pool.map(fetch, range(AT_ONCE)))) == 1
+    assert HeldKey.objects.count() == 1
 
 
 def test_one_request_sent_many_times_at_once_gets_one_certificate(mint: Mint, ca_certificate: bytes) -> None:

@@ -26,7 +26,7 @@ from pki.models import Issuer
 from scep.core import attributes, message
 from scep.core.attributes import FailInfo, MessageType
 from scep.core.message import Identity, self_signed
-from scep.models import Transaction
+from scep.models import ScepService, Transaction
 from tests.scep.asking import ask, enrol, issued, refused
 from tests.scep.conftest import Mint
 from tests.scep.hostile import attribute, challenge_attribute, csr_by_hand, signed_by_hand
@@ -347,26 +347,38 @@ def wrapped(recipient: bytes, key: bytes) -> bytes:
     return public_key.encrypt(key, padding.PKCS1v15())
 
 
+@pytest.fixture(params=["CA", "RA"])
+def recipient(
+    request: pytest.FixtureRequest, door: Door, service: ScepService, ca_certificate: bytes
+) -> bytes:
+    """Whom clients encrypt to: the issuer's certificate, or one of the service's own."""
+    if request.param == "CA":
+        return ca_certificate
+    service.ra_certificate = True
+    service.save()
+    return cms.certificates_of(door.get("operation=GetCACert").content)[0]
+
+
 def test_whatever_is_wrong_inside_the_answer_is_the_same(
-    door: Door, mint: Mint, ca_certificate: bytes, caplog: pytest.LogCaptureFixture
+    door: Door, mint: Mint, recipient: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bad RSA padding, wrong size of key, bad padding, no CSR, its signature wrong, another recipient."""
     _challenge, value = mint()
     request = csr(rsa_key(1), value)
-    envelope = Envelope(request, ca_certificate)
+    envelope = Envelope(request, recipient)
     damaged_csr = request[:-3] + bytes([request[-3] ^ 1]) + request[-2:]
     other_ca = signer(7).certificate
 
     def encrypted(content: bytes) -> bytes:
-        return cms.encrypt(content, recipient=ca_certificate, random=secrets.token_bytes)
+        return cms.encrypt(content, recipient=recipient, random=secrets.token_bytes)
 
     cases = {
         "RSA padding": envelope.with_key(secrets.token_bytes(envelope.size - 1)),
         "RSA value too large": envelope.with_key(b"\xff" * envelope.size),
         "RSA value zero": envelope.with_key(b""),
-        "key of 15 bytes": envelope.with_key(wrapped(ca_certificate, bytes(15))),
-        "key of 24 bytes": envelope.with_key(wrapped(ca_certificate, bytes(24))),
-        "another key": envelope.with_key(wrapped(ca_certificate, secrets.token_bytes(16))),
+        "key of 15 bytes": envelope.with_key(wrapped(recipient, bytes(15))),
+        "key of 24 bytes": envelope.with_key(wrapped(recipient, bytes(24))),
+        "another key": envelope.with_key(wrapped(recipient, secrets.token_bytes(16))),
         "last block": envelope.with_tail(lambda tail: tail[:-1] + bytes([tail[-1] ^ 1])),
         "block before": envelope.with_tail(lambda tail: bytes([tail[0] ^ 1]) + tail[1:]),
         "not a CSR": encrypted(b"not a CSR"),
@@ -381,29 +393,33 @@ def test_whatever_is_wrong_inside_the_answer_is_the_same(
     }
     answers = {}
     identity = signer()
-    header = attributes.encode_header(MessageType.PKCS_REQ, "id", b"nonce")
     with nothing_issued():
-        for name, content in cases.items():
-            response = door.post(signed(content, identity, header))
-            assert response.status_code == 200, name
-            reply = Sent(b"", identity, "id", b"nonce").open(response.content, ca_certificate)
-            refused(reply, FailInfo.BAD_MESSAGE_CHECK, "")
-            answers[name] = plain(response.content)
+        for message_type in MessageType:
+            if message_type is MessageType.CERT_REP:
+                continue
+            header = attributes.encode_header(message_type, "id", b"nonce")
+            for name, content in cases.items():
+                response = door.post(signed(content, identity, header))
+                assert response.status_code == 200, name
+                reply = Sent(b"", identity, "id", b"nonce").open(response.content, recipient)
+                refused(reply, FailInfo.BAD_MESSAGE_CHECK, "")
+                answers[message_type, name] = plain(response.content)
     assert len(set(answers.values())) == 1, answers
     assert caplog.records == []
     # The administrator does see what it was.
     assert Transaction.objects.values("reason").distinct().count() > 3
+    header = attributes.encode_header(MessageType.PKCS_REQ, "id", b"nonce")
     good = Sent(signed(envelope.good, identity, header), identity, "id", b"nonce")
-    issued(ask(door, good, ca_certificate))
+    issued(ask(door, good, recipient))
 
 
 def test_no_last_byte_of_a_captured_envelope_stands_out(
-    door: Door, mint: Mint, ca_certificate: bytes, settings: Settings
+    door: Door, mint: Mint, recipient: bytes, settings: Settings
 ) -> None:
     """The padding oracle that would open a captured message byte by byte (threats C9)."""
     settings.BRAMLEY_SCEP_FAILURES_PER_MINUTE = 1000
     _challenge, value = mint()
-    envelope = Envelope(csr(rsa_key(1), value), ca_certificate)
+    envelope = Envelope(csr(rsa_key(1), value), recipient)
     identity = signer()
     header = attributes.encode_header(MessageType.PKCS_REQ, "id", b"nonce")
     answers = set()
