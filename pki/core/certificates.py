@@ -65,6 +65,7 @@ __all__ = [
     "load_certificate",
     "load_certificates",
     "load_public_key",
+    "names_issuer_by_number",
     "public_key_of",
     "read_identifiers",
     "sign_certificate",
@@ -235,6 +236,15 @@ def authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """The keyid of the extension, None where there is none. Raises :class:`Malformed`."""
     extension = _extension(certificate, x509.AuthorityKeyIdentifier)
     return extension.key_identifier if extension else None
+
+
+def names_issuer_by_number(certificate: x509.Certificate) -> bool:
+    """Whether it points at one certificate of its issuer, by issuer and serial number, not at the key alone.
+
+    Such a certificate does not survive the renewal of its issuer. Raises :class:`Malformed`.
+    """
+    extension = _extension(certificate, x509.AuthorityKeyIdentifier)
+    return extension is not None and extension.authority_cert_serial_number is not None
 
 
 def describe(der: bytes) -> CertificateFacts:
