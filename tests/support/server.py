@@ -24,7 +24,7 @@ class RunningServer:
     ``home``: a folder, made if absent; start again with the same one to meet a second start.
     ``database_url``, ``redis_url``: ``None`` for the embedded SQLite and broker.
     ``apns_url``, ``apns_ca``: the stand-in for APNs and its root certificate (path).
-    ``environment``: further variables.
+    ``environment``: further variables. ``tls``: HTTPS with a certificate of its own issuer.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class RunningServer:
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        tls: bool = False,
     ) -> None:
         self.home = home
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.arguments = arguments
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.arguments = ("--tls", *arguments) if tls else arguments
         given = {
             "BRAMLEY_HOME": str(home),
             "BRAMLEY_BIND": f"127.0.0.1:{self.port}",
@@ -140,9 +141,14 @@ class RunningServer:
 
     @property
     def pids(self) -> dict[str, list[int]]:
-        """Process ids by part: ``web`` (the first is granian's main process), ``worker``, ``beat``."""
+        """Process ids by part: ``web`` (the first is the web server's main process), ``worker``, ``beat``."""
         parts: dict[str, list[int]] = {"web": [], "worker": [], "beat": []}
-        names = {"granian": "web", "mdm_project worker": "worker", "mdm_project beat": "beat"}
+        names = {
+            "granian": "web",
+            "gunicorn": "web",
+            "mdm_project worker": "worker",
+            "mdm_project beat": "beat",
+        }
         by_session = {
             process.pid: next((part for word, part in names.items() if word in process.command), None)
             for process in self.processes

@@ -45,14 +45,19 @@ def send(
     with socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(source, 0)) as plain:
         connection = tls.wrap_socket(plain, server_hostname=host) if tls else plain
         try:
-            connection.sendall(data)
-            received = b""
-            while not _is_whole(received) and (more := connection.recv(65536)):
-                received += more
+            return exchange(connection, data)
         except (ConnectionError, ssl.SSLError):
-            received = b""
+            return Said(0)
         finally:
             connection.close()
+
+
+def exchange(connection: socket.socket, data: bytes) -> Said:
+    """Send ``data`` over an open connection and read one answer."""
+    connection.sendall(data)
+    received = b""
+    while not _is_whole(received) and (more := connection.recv(65536)):
+        received += more
     head, _, body = received.partition(b"\r\n\r\n")
     status = int(head.split()[1]) if head.startswith(b"HTTP/") else 0
     return Said(status, head.decode("latin-1"), body)
