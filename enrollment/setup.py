@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from django.utils.translation import gettext as _
-
 from enrollment.models import EnrollmentProfile
 from pki.models import Issuer
 
@@ -15,8 +13,9 @@ def ensure_default_profile(issuer: Issuer) -> EnrollmentProfile:
     profile, _created = EnrollmentProfile.objects.get_or_create(
         slug=DEFAULT_SLUG,
         defaults={
-            "name": _("Device management"),
-            "description": _("Lets your organisation set up and protect this device."),
+            # As they are: enrollment.texts says them in the language of whoever reads them.
+            "name": "Device management",
+            "description": "Lets your organisation set up and protect this device.",
             "issuer": issuer,
         },
     )
