@@ -20,6 +20,7 @@ from django.urls import Resolver404, get_resolver
 from django.utils import translation
 
 from mdm_project.threshold import CLIENT_ADDRESS
+from pki.tokens import TokenUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ def respond(request: HttpRequest) -> HttpResponse:
         response = HttpResponse(status=413, content_type="text/plain")
     except DisallowedHost:
         response = HttpResponse(status=400, content_type="text/plain")
+    except TokenUnavailable as away:
+        logger.error("a key is not available at %s: %s", request.path, away.reason)
+        response = HttpResponse(status=503, content_type="text/plain", headers={"Retry-After": "30"})
     except OperationalError:
         logger.exception("database unavailable at %s", request.path)
         response = HttpResponse(status=503, content_type="text/plain", headers={"Retry-After": "30"})

@@ -127,6 +127,7 @@ def _build_root(name: str, organization: str, private_key: PrivateKey, years: in
             serial_number=x509.random_serial_number(),
             not_before=now - BACKDATE,
             not_after=end_of_term(now, years),
+            decrypts=keys.decrypts(private_key),
         )
     except NameRefused as error:
         raise IssuerRefused(error.reason) from None

@@ -378,25 +378,30 @@ def build_root(
     not_before: datetime,
     not_after: datetime,
     path_length: int | None = None,
+    decrypts: bool = True,
 ) -> bytes:
-    """A self-signed CA certificate; DER. Its key may sign and decrypt SCEP messages too (RFC 8894 2.1.2)."""
+    """A self-signed CA certificate; DER. Its key may sign and decrypt SCEP messages too (RFC 8894 2.1.2).
+
+    ``decrypts``: False for a key that only signs, in a token: no client is to encrypt to it.
+    """
     fields = CertificateFields(
         subject=subject,
         public_key=_encode_public_key(private_key.public_key()),
         serial_number=serial_number,
         not_before=not_before,
         not_after=not_after,
-        key_usage=authority_key_usage(private_key.public_key()),
+        key_usage=authority_key_usage(private_key.public_key(), decrypts=decrypts),
         is_ca=True,
         path_length=path_length,
     )
     return build_self_signed(fields, private_key=private_key)
 
 
-def authority_key_usage(public_key: PublicKeyTypes) -> frozenset[str]:
+def authority_key_usage(public_key: PublicKeyTypes, *, decrypts: bool = True) -> frozenset[str]:
     """What a CA's key is for. It answers SCEP too, and a client encrypts to it (RFC 8894 section 2.1.2)."""
     usage = {"digitalSignature", "keyCertSign", "cRLSign"}
-    return frozenset(usage | {"keyEncipherment"} if isinstance(public_key, rsa.RSAPublicKey) else usage)
+    encrypted_to = decrypts and isinstance(public_key, rsa.RSAPublicKey)
+    return frozenset(usage | {"keyEncipherment"} if encrypted_to else usage)
 
 
 def build_self_signed(fields: CertificateFields, *, private_key: PrivateKey) -> bytes:

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from pki import issuers
 from pki.models import Issuer, IssuerCertificate, IssuerKeyState, IssuerKind, RevocationReason
@@ -36,6 +38,28 @@ def test_the_crl(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
     assert answer.headers["Content-Type"] == "application/pkix-crl"
     assert answer.headers["Last-Modified"] == "Tue, 24 Nov 2026 12:00:00 GMT"
     assert len(x509.load_der_x509_crl(answer.body)) == 1
+
+
+def test_who_has_the_list_is_told_so(issuer: Issuer, issue_certificate: IssueCertificate) -> None:
+    client = DeviceClient()
+    first = client.get("/pki/bramley/1.crl")
+    assert first.headers["Cache-Control"] == "public, max-age=60, must-revalidate"
+    known = {"If-None-Match": first.headers["ETag"]}
+    since = {"If-Modified-Since": first.headers["Last-Modified"]}
+    for headers in (known, since):
+        with CaptureQueriesContext(connection) as captured:
+            again = client.get("/pki/bramley/1.crl", headers)
+        assert (again.status, again.body, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+        # The list itself, which may be megabytes, is not read for that.
+        assert len(captured) == 1
+        assert '"der"' not in captured[0]["sql"]
+    later = NOW + timedelta(seconds=1)
+    revoke(issue_certificate(), reason=RevocationReason.UNSPECIFIED, actor=ACTOR, now=later)
+    for headers in (known, since):
+        again = client.get("/pki/bramley/1.crl", headers)
+        assert again.status == 200
+        assert again.headers["ETag"] != first.headers["ETag"]
+        assert len(x509.load_der_x509_crl(again.body)) == 1
 
 
 def test_earlier_generations_go_on_answering(issuer: Issuer) -> None:
