@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from audit.models import AuditEvent
-from enrollment.models import EnrollmentProfile, EnrollmentSession
+from enrollment.models import Access, EnrollmentProfile, EnrollmentSession
 from pki.core import cms
 from tests.support.snapshot import no_change
 
@@ -76,3 +76,13 @@ def test_a_refusal_leaves_nothing(profile: EnrollmentProfile) -> None:
     with no_change(), pytest.raises(CommandError):
         call_command("enroll_profile", "default", stdout=io.StringIO(), stderr=io.StringIO())
     assert not AuditEvent.objects.filter(action="enrollment_session.created").exists()
+
+
+def test_an_administrator_passes_the_gate_but_not_the_limits(
+    profile: EnrollmentProfile, tmp_path: Path
+) -> None:
+    profile.access, profile.max_enrollments = Access.CODE, 1
+    profile.save()
+    call_command("enroll_profile", "default", "--out", str(tmp_path / "one"))
+    with no_change(), pytest.raises(CommandError, match="as many as may have enrolled"):
+        call_command("enroll_profile", "default", "--out", str(tmp_path / "two"))

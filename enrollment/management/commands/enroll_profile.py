@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from audit import recording
 from audit.recording import Actor
+from enrollment.access import BY_ADMINISTRATOR, AccessRefused
 from enrollment.direct import NotOffered, Offered, offer
 from enrollment.models import EnrollmentProfile
 from enrollment.topic import obstacles
@@ -68,6 +69,7 @@ class Command(BaseCommand):
             with transaction.atomic():
                 offered = offer(
                     profile,
+                    admitted=BY_ADMINISTRATOR,
                     remote_addr="",
                     user_agent="enroll_profile",
                     now=timezone.now(),
@@ -84,7 +86,7 @@ class Command(BaseCommand):
                         "pre_approved": offered.session.pre_approved,
                     },
                 )
-        except NotOffered as refusal:
+        except (NotOffered, AccessRefused) as refusal:
             raise CommandError(f"Not possible: {refusal.reason}") from refusal
         return offered
 
