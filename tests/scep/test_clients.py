@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -22,6 +23,7 @@ from pki.core.csr import encode_signing_request
 from scep.core import message, wire
 from scep.core.attributes import MessageType, PkiStatus
 from tests.scep.support import rsa_key
+from tests.support.processes import wait_until
 from tests.support.server import ROOT, RunningServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.once]
@@ -67,6 +69,35 @@ class Issuer:
         path = folder / "root.pem"
         path.write_bytes(certificate.public_bytes(Encoding.PEM))
         return path
+
+    def by_hand(self, slug: str, *more: str) -> str:
+        """The address of a service at which an administrator approves each request."""
+        self.server.manage(
+            "scep_service", "create", slug, "--challenge", "none", "--approval", "always", *more
+        )
+        return f"{self.server.url}/scep/{slug}/"
+
+    def waiting(self, slug: str) -> dict[str, Any]:
+        """The one request that waits there, once it does."""
+        found: list[dict[str, Any]] = []
+
+        def arrived() -> bool:
+            said = self.server.manage(
+                "scep_transaction", "list", "--status", "pending", "--service", slug, "--json"
+            )
+            found[:] = json.loads(said.stdout)
+            return bool(found)
+
+        wait_until("a request waits", arrived, seconds=60)
+        (row,) = found
+        return row
+
+    def approve(self, slug: str, *more: str) -> None:
+        self.server.manage("scep_transaction", "approve", str(self.waiting(slug)["id"]), *more)
+
+    def reject(self, slug: str, reason: str) -> None:
+        row = self.waiting(slug)
+        self.server.manage("scep_transaction", "reject", str(row["id"]), "--reason", reason)
 
     def last_transaction(self) -> dict[str, str]:
         """What the administrator can read of the last request."""
@@ -176,6 +207,84 @@ def test_strongswan_cannot_use_a_challenge_again(strongswan: StrongSwan) -> None
     with pytest.raises(AssertionError, match="badRequest"):
         strongswan.enrol(strongswan.key("other.pem"), "other-cert.pem", "--password", value)
     assert "used before" in strongswan.issuer.last_transaction()["reason"]
+
+
+class Waiting:
+    """``pki --scep`` at a service that approves by hand: it polls each second until there is an answer."""
+
+    def __init__(self, strongswan: StrongSwan, url: str, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                strongswan.pki, "--scep", "--url", url, "--in", strongswan.key("wait.pem"),
+                "--dn", "C=US, O=t, CN=d1", "--san", "d1.example", "--interval", "1", "--maxpolltime", "90",
+                "--cacert-enc", "ca.crt", "--cacert-sig", "ca.crt", "--cacert", "ca.crt", "--outform", "pem",
+                *options,
+            ],
+            cwd=strongswan.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code and what it printed, once it ended."""
+        try:
+            out, complaints = self.process.communicate(timeout=120)
+        finally:
+            self.process.kill()
+        return self.process.returncode, out, complaints
+
+
+@pytest.mark.parametrize("cipher", ["aes", "des3"])
+def test_strongswan_polls_until_it_is_approved(strongswan: StrongSwan, cipher: str) -> None:
+    """PKCSReq without a challenge, PENDING, CertPoll, and what the administrator approved."""
+    slug = f"swan-{cipher}"
+    client = Waiting(strongswan, strongswan.issuer.by_hand(slug), "--cipher", cipher)
+    row = strongswan.issuer.waiting(slug)
+    assert (row["subject"], row["names"]) == ("CN=d1,O=t,C=US", "DNS:d1.example")
+    strongswan.issuer.approve(slug, "--subject", "CN=approved")
+    code, out, complaints = client.end()
+    assert code == 0, complaints
+    certificate = strongswan.folder / "approved.pem"
+    certificate.write_text(out)
+    assert subject_of(certificate) == "CN=approved"
+    run(
+        "openssl", "verify", "-purpose", "sslserver", "-CAfile", strongswan.root, certificate,
+        cwd=strongswan.folder,
+    )  # fmt: skip
+    kept = strongswan.issuer.last_transaction()
+    assert (kept["message_type"], kept["status"], kept["decided_by"]) == (
+        "PKCSReq",
+        "SUCCESS",
+        "command line",
+    )
+    assert int(kept["repeats"]) >= 1, "it polled"
+
+
+def test_strongswan_polls_until_it_is_rejected(strongswan: StrongSwan) -> None:
+    client = Waiting(strongswan, strongswan.issuer.by_hand("swan-no"))
+    strongswan.issuer.reject("swan-no", "nobody knows it")
+    code, out, complaints = client.end()
+    assert code != 0
+    assert "BEGIN CERTIFICATE" not in out
+    assert "badRequest" in complaints
+    assert strongswan.issuer.last_transaction()["reason"] == "rejected: nobody knows it"
+
+
+def test_strongswan_enrols_through_an_ra_certificate(strongswan: StrongSwan) -> None:
+    """GetCACert in the form of a list; the client finds the RA by its role, and it signs the reply."""
+    issuer, folder = strongswan.issuer, strongswan.folder
+    issuer.server.manage("scep_service", "create", "ra", "--ra-certificate", "on")
+    url = f"{issuer.server.url}/scep/ra/"
+    run(
+        strongswan.pki, "--scepca", "--url", url, "--caout", "ra-ca.crt", "--raout", "ra.crt",
+        "--outform", "pem", cwd=folder,
+    )  # fmt: skip
+    out = run(
+        strongswan.pki, "--scep", "--url", url, "--in", strongswan.key("k.pem"), "--dn", "CN=x",
+        "--password", issuer.mint("through ra"), "--cacert-enc", "ra.crt", "--cacert-sig", "ra.crt",
+        "--cacert", "ra-ca.crt", "--outform", "pem", cwd=folder,
+    )  # fmt: skip
+    (folder / "cert.pem").write_text(out)
+    assert subject_of(folder / "cert.pem") == "CN=through ra"
+    openssl_verifies(folder / "cert.pem", folder / "ra-ca.crt")
 
 
 # --- certmonger --------------------------------------------------------------------------------------------
