@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminForm
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Model, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Model, OuterRef, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -18,66 +18,30 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.recording import record
-from pki import issuers, trust
-from pki.admin_cells import actor_of, certificate_file, code, lines, link_to
-from pki.issuer_forms import IssuerForm, NewIssuerForm, TrustForm
+from pki import issuer_page, issuers, subordinate, trust
+from pki.admin_cells import actor_of, certificate_file, lines, link_to
+from pki.issuer_forms import MAX_UPLOAD, IssuerForm, NewIssuerForm, TrustForm
+from pki.issuer_life import LifePages
 from pki.models import (
-    Certificate,
-    CertificateStatus,
     Crl,
     Issuer,
     IssuerCertificate,
-    IssuerKey,
     IssuerKeyState,
     IssuerKind,
     Purpose,
 )
 from pki.records import grouped
 
-if TYPE_CHECKING:  # generic for the type checker only
-    _IssuerAdmin: TypeAlias = admin.ModelAdmin[Issuer]
-    _KeyInline: TypeAlias = admin.TabularInline[IssuerKey, Issuer]
-else:
-    _IssuerAdmin = admin.ModelAdmin
-    _KeyInline = admin.TabularInline
 
-MAX_UPLOAD = 1 << 20
-
-
-class IssuerKeyInline(_KeyInline):
-    model = IssuerKey
-    fields = ["generation", "state", "algorithm", "identifier", "activate_at", "created_at"]
-    readonly_fields = ["generation", "state", "algorithm", "identifier", "activate_at", "created_at"]
-    extra = 0
-    verbose_name_plural = _("keys")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[IssuerKey]:
-        return super().get_queryset(request).defer("private_key_sealed")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    @admin.display(description=_("key identifier"))
-    def identifier(self, issuer_key: IssuerKey) -> SafeString:
-        return code(grouped(bytes(issuer_key.key_identifier).hex()))
-
-
-class IssuerAdmin(_IssuerAdmin):
+class IssuerAdmin(LifePages):
     form = IssuerForm
     list_display = ["name", "slug", "kind", "state", "valid_until", "crl_shown"]
     list_filter = ["kind", "state"]
     search_fields = ["name", "slug", "keys__certificates__subject", "keys__certificates__sha256"]
-    inlines = [IssuerKeyInline]
-    readonly_fields = ["slug", "kind", "state", "chain", "addresses", "crl", "counts", "created_at"]
+    readonly_fields = ["slug", "kind", "state", "parent", "chain", "addresses", "crl", "created_at"]
     fieldsets = [
-        (None, {"fields": ["name", "slug", "kind", "state", "created_at"]}),
-        (_("Certificates"), {"fields": ["chain", "counts"]}),
+        (None, {"fields": ["name", "slug", "kind", "parent", "state", "created_at"]}),
+        (_("All certificates of its keys"), {"fields": ["chain"]}),
         (_("For relying parties"), {"fields": ["addresses", "crl"]}),
         (_("Settings"), {"fields": ["trusted_for", "leaf_validity_days", "crl_validity_days"]}),
     ]
@@ -108,6 +72,7 @@ class IssuerAdmin(_IssuerAdmin):
                 self.admin_site.admin_view(self.download),
                 name="pki_issuer_download",
             ),
+            *self.life_urls(),
             *super().get_urls(),
         ]
 
@@ -119,16 +84,14 @@ class IssuerAdmin(_IssuerAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Issuer | None = None) -> Any:
         if obj:
             return super().get_fieldsets(request, obj)
-        return [(None, {"fields": ["name", "slug", "organization", "algorithm", "years"]})]
+        names = ["kind", "parent", "name", "slug", "organization", "algorithm", "years", "key_location"]
+        return [(None, {"fields": names})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Issuer | None = None) -> Any:
         return self.readonly_fields if obj else []
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Issuer | None = None) -> Any:
         return {} if obj else {"slug": ["name"]}
-
-    def get_inlines(self, request: HttpRequest, obj: Issuer | None) -> Any:
-        return self.inlines if obj else []
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -141,22 +104,34 @@ class IssuerAdmin(_IssuerAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         extra = {"show_save_and_add_another": False, **(extra_context or {})}
-        return super().changeform_view(request, object_id, form_url, extra)
+        try:
+            return super().changeform_view(request, object_id, form_url, extra)
+        except issuers.IssuerRefused as refused:
+            # What the form cannot know: somebody was faster, the parent has ended, the token is away.
+            self.message_user(request, refused.reason, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """With the page of the CA above its settings."""
+        issuer = self.get_object(request, object_id)
+        extra = dict(extra_context or {})
+        if issuer is not None and self.has_view_permission(request, issuer):
+            may_change = self.has_change_permission(request, issuer)
+            extra["page"] = issuer_page.page_of(issuer, timezone.now(), may_change=may_change)
+        return super().change_view(request, object_id, form_url, extra)
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
-        """A new issuer is made as a whole by the use case; a refusal is shown at the form."""
+        """A new issuer is made as a whole by the use case."""
         if change:
             return super().save_form(request, form, change)
-        wanted = form.cleaned_data
         form.save_m2m = lambda: None
-        return issuers.create_issuer(
-            wanted["slug"],
-            wanted["name"],
-            organization=wanted["organization"],
-            algorithm=wanted["algorithm"],
-            years=wanted["years"],
-            actor=actor_of(request),
-        )
+        return _make_issuer(request, form.cleaned_data)
 
     def save_model(self, request: HttpRequest, obj: Issuer, form: Any, change: bool) -> None:
         if not change:
@@ -248,17 +223,22 @@ class IssuerAdmin(_IssuerAdmin):
             newest.setdefault(row.issuer_key_id, row)
         return lines(_list_state(row) for row in newest.values())
 
-    @admin.display(description=_("issued"))
-    def counts(self, issuer: Issuer) -> SafeString | str:
-        now = timezone.now()
-        count = Certificate.objects.filter(issuer_key__issuer=issuer).aggregate(
-            all=Count("pk"),
-            valid=Count("pk", filter=Q(status=CertificateStatus.ISSUED, not_after__gte=now)),
-            revoked=Count("pk", filter=Q(status=CertificateStatus.REVOKED)),
+
+def _make_issuer(request: HttpRequest, wanted: dict[str, Any]) -> Issuer:
+    common: dict[str, Any] = {
+        "organization": wanted["organization"],
+        "algorithm": wanted["algorithm"],
+        "key_location": wanted["key_location"].strip(),
+        "actor": actor_of(request),
+        "now": timezone.now(),
+    }
+    if wanted["kind"] == IssuerKind.SUBORDINATE:
+        return subordinate.create_subordinate(
+            wanted["slug"], wanted["name"], parent=wanted["parent"], years=wanted["years"], **common
         )
-        text = gettext("%(all)d in all, %(valid)d in force, %(revoked)d revoked") % count
-        address = reverse("admin:pki_certificate_changelist")
-        return format_html('<a href="{}?issuer_key__issuer__id__exact={}">{}</a>', address, issuer.pk, text)
+    if wanted["kind"] == IssuerKind.EXTERNAL:
+        return subordinate.create_external(wanted["slug"], wanted["name"], **common)
+    return issuers.create_issuer(wanted["slug"], wanted["name"], years=wanted["years"], **common)
 
 
 def _authority(row: IssuerCertificate) -> SafeString:

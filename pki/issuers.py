@@ -73,15 +73,17 @@ def create_issuer(
     years: int = 10,
     actor: Actor,
     now: datetime | None = None,
+    key_location: str = "",
 ) -> Issuer:
     """Make a root of our own with its first key, certificate and CRL, and record it.
 
     ``name`` becomes the common name. SCEP needs an RSA key (``algorithm``: see :data:`pki.keys.ALGORITHMS`).
-    Raises :class:`IssuerRefused`.
+    ``key_location``: a PKCS #11 URI of a key in a token; empty for one that is kept here. Raises
+    :class:`IssuerRefused`.
     """
     now = now or timezone.now()
     verify_new(slug, algorithm, years)
-    private_key = keys.new_private_key(algorithm)
+    private_key = make_private_key(key_location, algorithm)
     der = _build_root(name, organization, private_key, years, now)
     with transaction.atomic():
         if Issuer.objects.filter(slug=slug).exists():
@@ -95,7 +97,10 @@ def create_issuer(
         )
         issuer_key = add_key(issuer, private_key=private_key, algorithm=algorithm, certificate=der, now=now)
         add_certificate(issuer_key, der, kind=IssuerCertificateKind.SELF_SIGNED)
-        revocation.publish_crl(issuer_key, now)
+        try:
+            revocation.publish_crl(issuer_key, now)
+        except keys.CANNOT_SIGN as error:
+            raise IssuerRefused(str(error)) from error
         record(
             "issuer.created",
             actor=actor,
@@ -119,6 +124,19 @@ def verify_new(slug: str, algorithm: str, years: int) -> None:
         raise IssuerRefused(f"a CA certificate is valid for 1 to {MAX_YEARS} years")
 
 
+def make_private_key(key_location: str, algorithm: str) -> PrivateKey:
+    """A new key for an issuer, kept here or in a token. Takes a second or two: before any row is locked.
+
+    Raises :class:`IssuerRefused`.
+    """
+    if not key_location:
+        return keys.new_private_key(algorithm)
+    try:
+        return keys.new_issuer_key(key_location, algorithm)
+    except (keys.KeyRefused, *keys.CANNOT_SIGN) as error:
+        raise IssuerRefused(str(error)) from error
+
+
 def _build_root(name: str, organization: str, private_key: PrivateKey, years: int, now: datetime) -> bytes:
     try:
         return build_root(
@@ -129,8 +147,8 @@ def _build_root(name: str, organization: str, private_key: PrivateKey, years: in
             not_after=end_of_term(now, years),
             decrypts=keys.decrypts(private_key),
         )
-    except NameRefused as error:
-        raise IssuerRefused(error.reason) from None
+    except (NameRefused, *keys.CANNOT_SIGN) as error:
+        raise IssuerRefused(str(error)) from error
 
 
 def subject_of_new(name: str, organization: str) -> Name:

@@ -135,7 +135,10 @@ def rekey(
     current, before = _in_use(issuer)
     algorithm = algorithm or current.algorithm
     _verify_next(issuer, current, algorithm, years)
-    private_key = _new_private_key(key_location, algorithm)
+    try:
+        private_key = issuers.make_private_key(key_location, algorithm)
+    except issuers.IssuerRefused as refused:
+        raise RolloverRefused(refused.reason) from refused
     with transaction.atomic():
         issuer = _locked(issuer)
         _verify_may_change(issuer)
@@ -194,16 +197,6 @@ def _verify_next(issuer: Issuer, current: IssuerKey, algorithm: str, years: int 
 def _verify_years(years: int | None) -> None:
     if years is not None and not 1 <= years <= issuers.MAX_YEARS:
         raise RolloverRefused(f"a CA certificate is valid for 1 to {issuers.MAX_YEARS} years")
-
-
-def _new_private_key(key_location: str, algorithm: str) -> PrivateKey:
-    """A new key, here or in a token. Made before any row is locked: it takes a second or two."""
-    try:
-        return (
-            keys.new_issuer_key(key_location, algorithm) if key_location else keys.new_private_key(algorithm)
-        )
-    except (keys.KeyRefused, *keys.CANNOT_SIGN) as error:
-        raise RolloverRefused(str(error)) from error
 
 
 def _certified_next(

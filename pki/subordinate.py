@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from textwrap import wrap
 
 from cryptography import x509
 from django.db import transaction
 
 from audit.recording import Actor, record
 from pki import issuers, keys, revocation
-from pki.core.algorithms import PrivateKey
 from pki.core.authority import (
     Term,
     certify_subordinate,
@@ -44,6 +45,7 @@ __all__ = [
     "create_subordinate",
     "import_certificate",
     "request_certificate",
+    "request_pem",
 ]
 
 
@@ -78,7 +80,7 @@ def create_subordinate(
     """
     issuers.verify_new(slug, algorithm, years)
     _verify_parent(parent, path_length)
-    private_key = _new_private_key(key_location, algorithm)
+    private_key = issuers.make_private_key(key_location, algorithm)
     with transaction.atomic():
         parent = Issuer.objects.select_for_update(of=("self",)).get(pk=parent.pk)
         _verify_parent(parent, path_length)
@@ -173,7 +175,7 @@ def create_external(
         subject_der = encode_subject(issuers.subject_of_new(name, organization))
     except NameRefused as refused:
         raise IssuerRefused(refused.reason) from None
-    private_key = _new_private_key(key_location, algorithm)
+    private_key = issuers.make_private_key(key_location, algorithm)
     with transaction.atomic():
         _verify_unused(slug)
         issuer = _add_issuer(
@@ -224,6 +226,12 @@ def request_certificate(issuer: Issuer, *, actor: Actor, now: datetime) -> bytes
             at=now,
         )
     return der
+
+
+def request_pem(der: bytes) -> str:
+    """A request as PEM, as other CAs take it."""
+    body = "\n".join(wrap(b64encode(der).decode(), 64))
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
 
 
 def awaiting_key(issuer: Issuer) -> IssuerKey:
@@ -356,15 +364,6 @@ def _note_import(issuer: Issuer, issuer_key: IssuerKey, key_identifier: bytes | 
 
 
 # --- Pieces ----------------------------------------------------------------------------------------------
-
-
-def _new_private_key(key_location: str, algorithm: str) -> PrivateKey:
-    try:
-        return (
-            keys.new_issuer_key(key_location, algorithm) if key_location else keys.new_private_key(algorithm)
-        )
-    except (keys.KeyRefused, *keys.CANNOT_SIGN) as error:
-        raise IssuerRefused(str(error)) from error
 
 
 def _verify_unused(slug: str) -> None:
