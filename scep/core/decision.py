@@ -62,6 +62,11 @@ class Rules:
         if self.mode is ChallengeMode.NONE and self.approval is not Approval.ALWAYS:
             raise RulesRefused("without a challenge every request needs approval")
 
+    @property
+    def waits(self) -> bool:
+        """Whether requests may wait for a person."""
+        return self.approval is not Approval.NEVER
+
 
 class ChallengeStanding(Enum):
     """What the challengePassword inside the CSR is worth."""

@@ -354,6 +354,7 @@ def test_a_rejected_request_stays_rejected_with_its_reason(
             assert "nobody" not in reply.fail_info_text
     row.refresh_from_db()
     assert (row.status, row.reason) == (TransactionStatus.FAILURE, "rejected: nobody knows this router")
+    assert (Transaction.objects.count(), row.repeats) == (1, 3)
     assert AuditEvent.objects.get(action="scep_request.rejected").reason == "nobody knows this router"
 
 

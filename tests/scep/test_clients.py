@@ -338,6 +338,61 @@ def test_certmonger_is_refused_without_a_challenge_of_ours(issuer: Issuer, tmp_p
     assert issuer.last_transaction()["reason"] == "unknown challenge password"
 
 
+# It asks without waiting (no -w), and is told to ask again each second until it says that it has an answer.
+CERTMONGER_POLLS = f"""
+{CERTMONGER} -n -d 1 > certmonger.log 2>&1 &
+daemon=$!
+trap 'kill $daemon; wait $daemon' EXIT
+for try in $(seq 50); do getcert list-cas -s > /dev/null 2>&1 && break; sleep 0.2; done
+getcert add-scep-ca -s -c bramley -u "$1" -N "$PWD/root.pem" || exit 1
+getcert request -s -c bramley -k "$PWD/key.pem" -f "$PWD/cert.pem" -N CN=d1 -D d1.example -I one
+for try in $(seq 60); do
+    getcert list -s -i one | grep -q 'status: CA_WORKING' && touch working
+    getcert list -s -i one | grep -qE 'status: (MONITORING|CA_REJECTED)' && break
+    getcert refresh -s -i one > /dev/null 2>&1
+    sleep 1
+done
+getcert list -s -i one
+"""
+
+
+def certmonger_waits(issuer: Issuer, folder: Path, url: str) -> subprocess.Popen[str]:
+    session = program("dbus-run-session")
+    if not Path(CERTMONGER).exists():
+        pytest.skip("certmonger is not installed")
+    issuer.save_root(folder)
+    environment = {"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    return subprocess.Popen(
+        [session, "--", "bash", "-c", CERTMONGER_POLLS, "certmonger", url],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("approve", [True, False], ids=["approved", "rejected"])
+def test_certmonger_waits_for_an_administrator(issuer: Issuer, tmp_path: Path, approve: bool) -> None:
+    """It sends the identical request again while it is pending."""
+    slug = f"certmonger-{'yes' if approve else 'no'}"
+    client = certmonger_waits(issuer, tmp_path, issuer.by_hand(slug))
+    try:
+        row = issuer.waiting(slug)
+        assert (row["subject"], row["names"]) == ("CN=d1", "DNS:d1.example")
+        wait_until("it says that the CA is working", (tmp_path / "working").exists, seconds=60)
+        if approve:
+            issuer.approve(slug)
+        else:
+            issuer.reject(slug, "no")
+        said, _nothing = client.communicate(timeout=120)
+    finally:
+        client.kill()
+    assert ("status: MONITORING" if approve else "status: CA_REJECTED") in said, said
+    assert (tmp_path / "cert.pem").exists() is approve
+    if approve:
+        assert subject_of(tmp_path / "cert.pem") == "CN=d1"
+    kept = issuer.last_transaction()
+    assert kept["status"] == ("SUCCESS" if approve else "FAILURE")
+    assert int(kept["repeats"]) >= 1
+
+
 # --- micromdm's scepclient ---------------------------------------------------------------------------------
 
 

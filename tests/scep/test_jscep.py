@@ -149,3 +149,29 @@ def test_jscep_waits_polls_and_is_approved_or_rejected(program: str, issuer: Iss
 
 def openssl_purpose(certificate: Path, root: Path) -> None:
     run("openssl", "verify", "-purpose", "sslserver", "-CAfile", root, certificate, cwd=root.parent)
+
+
+REKEY = """
+from django.utils import timezone
+from audit.recording import SERVER
+from pki import issuers, rollover
+rollover.rekey(issuers.default_issuer(), actor=SERVER, now=timezone.now())
+"""
+
+
+def test_jscep_learns_of_the_next_ca(jscep: Jscep, issuer: Issuer) -> None:
+    """GetNextCACert, from the moment that the next key exists."""
+    folder = jscep.folder
+    current = issuer.save_root(folder)
+    issuer.server.manage("shell", "-c", REKEY)
+    assert jscep("getnext", jscep.url, "next.pem") == "SUCCESS"
+    found = x509.load_pem_x509_certificates((folder / "next.pem").read_bytes())
+    root = x509.load_pem_x509_certificate(current.read_bytes())
+    following = [certificate for certificate in found if certificate != root]
+    assert len(following) == 1
+    assert following[0].subject == root.subject
+    assert following[0].public_key() != root.public_key()
+    # Nothing changed hands: who asks as before is answered as before.
+    jscep.identity("first")
+    assert jscep.enrol("first", "first", issuer.mint("before"), "issued.crt") == "SUCCESS"
+    openssl_verifies(folder / "issued.crt", current)
