@@ -7,10 +7,10 @@ from typing import Any
 
 from django.db.models import (
     DateTimeField,
-    DurationField,
     Exists,
-    ExpressionWrapper,
     F,
+    FloatField,
+    Func,
     OuterRef,
     Q,
     QuerySet,
@@ -33,6 +33,16 @@ NOT_IN_VAIN = timedelta(days=30)
 """Where a re-key is about to come, a certificate that lasts longer than this waits for the new key."""
 
 
+class Seconds(Func):
+    """A duration as a number of seconds."""
+
+    template = "(%(expressions)s / 1000000.0)"
+    output_field = FloatField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template="EXTRACT(EPOCH FROM %(expressions)s)", **context)
+
+
 def due(now: datetime) -> QuerySet[Identity]:
     """The identities in use whose time to be renewed has come, and for which nothing is under way.
 
@@ -49,20 +59,17 @@ def due(now: datetime) -> QuerySet[Identity]:
         certificate__not_after__gt=now,
     ).annotate(
         percent=Coalesce(Subquery(session.values("profile__renew_at_percent")[:1]), Value(default)),
-        left=_times(F("certificate__not_after") - Value(now, output_field=DateTimeField()), Value(100)),
-        enough=_times(F("certificate__not_after") - F("certificate__not_before"), F("percent")),
+        left=Seconds(F("certificate__not_after") - Value(now, output_field=DateTimeField())),
+        life=Seconds(F("certificate__not_after") - F("certificate__not_before")),
     )
-    rows = attempts.with_failures(rows.filter(left__lte=F("enough")), of_certificate)
+    ending = rows.filter(left__lte=F("life") * F("percent") / 100)
+    rows = attempts.with_failures(ending, of_certificate)
     return rows.filter(
         attempts.may_try(now, EXPIRY_PAUSES, give_up=False),
         ~attempts.being_renewed(mine),
         ~Exists(of_certificate.filter(permanent=True)),
         ~_waits_for_a_new_key(now),
     ).order_by("certificate__not_after", "pk")
-
-
-def _times(duration: Any, number: Any) -> ExpressionWrapper[Any]:
-    return ExpressionWrapper(duration * number, output_field=DurationField())
 
 
 def _waits_for_a_new_key(now: datetime) -> Q:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from audit.recording import Actor, record
-from devices.models import Enrollment, Identity, IdentityState
+from devices.models import Enrollment, EnrollmentState, Identity, IdentityState
 from pki import trust
 from pki.models import Certificate, Purpose
 from renewal import identities
@@ -48,6 +48,8 @@ def grant(
     if not timedelta(0) < time <= LONGEST_TIME:
         raise PermitRefused(f"a permit lasts for at most {LONGEST_TIME.days} days")
     locked = Enrollment.objects.select_for_update(of=("self",), no_key=True).get(pk=enrollment.pk)
+    if locked.state != EnrollmentState.ENROLLED:
+        raise PermitRefused(identities.NOT_ENROLLED)
     certificate = _expired_certificate(locked, now)
     try:
         renewal = _open_renewal(locked) or identities.renew(
