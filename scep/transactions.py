@@ -238,9 +238,10 @@ def _same(asked: Asked, opened: Opened | None, outcome: Outcome) -> Transaction 
         case Held(row=row):
             return row
         case Refusal() if isinstance(opened, OpenedRequest) and asked.service.rules.waits:
-            row = waiting(asked, opened)
-            said = (row.status, row.reason) if row else None
-            return row if said == (TransactionStatus.FAILURE, outcome.reason) else None
+            earlier = waiting(asked, opened)
+            if earlier is None or earlier.status != TransactionStatus.FAILURE:
+                return None
+            return earlier if earlier.reason == outcome.reason else None
         case Retrieved():
             return Transaction.objects.filter(
                 service=asked.service,
