@@ -24,6 +24,8 @@ BRAMLEY_MDM_URL = (
     os.environ.get("BRAMLEY_MDM_URL")
     or (environment.at_port(BRAMLEY_PUBLIC_URL, BRAMLEY_MDM_PORT) if BRAMLEY_MDM_PORT else "")
 ).rstrip("/")
+# Roots (PEM) that the public address's certificate ends in, where devices do not have them already.
+BRAMLEY_TLS_CA_FILE = os.environ.get("BRAMLEY_TLS_CA_FILE", "")
 BRAMLEY_ENCRYPTION_KEYS = environment.secret_place("BRAMLEY_ENCRYPTION_KEYS", "encryption.keys", "key")
 BRAMLEY_TRUSTED_PROXIES = environment.words("BRAMLEY_TRUSTED_PROXIES")
 BRAMLEY_WEBHOOK_NETWORKS = environment.networks("BRAMLEY_WEBHOOK_NETWORKS")

@@ -24,7 +24,7 @@ from django.db.models import Q
 
 from pki.core.algorithms import PrivateKey, PublicKey
 from pki.core.token_uri import TokenUriRefused, decode_token_uri
-from pki.models import HeldKey, IssuerKey
+from pki.models import HeldKey, IssuerKey, ProfileSigner
 from pki.tokens import TokenKey, TokenUnavailable, find_key, make_key, token_key
 from vault.sealed import SealError, seal, unseal
 
@@ -142,6 +142,22 @@ def issuer_private_key(issuer_key: IssuerKey) -> PrivateKey:
 def held_private_key(held_key: HeldKey) -> PrivateKey:
     """The private key of a certificate that this server itself uses. Raises as :func:`issuer_private_key`."""
     return _open(bytes(held_key.private_key_sealed), _held_key_context(held_key.uuid))
+
+
+def seal_signer_key(private_key: PrivateKey, uuid: UUID) -> bytes:
+    """What ``ProfileSigner.private_key_sealed`` holds for the row with this ``uuid``."""
+    return _seal(private_key, _signer_key_context(uuid))
+
+
+def signer_private_key(signer: ProfileSigner) -> PrivateKey:
+    """The imported private key of a signer of profiles. Raises as :func:`issuer_private_key`."""
+    if signer.private_key_sealed is None:
+        raise KeyUnavailable(f"{signer} has no key of its own")
+    return _open(bytes(signer.private_key_sealed), _signer_key_context(signer.uuid))
+
+
+def _signer_key_context(uuid: UUID) -> str:
+    return f"pki.profilesigner.private_key:{uuid}"
 
 
 def _issuer_key_context(uuid: UUID) -> str:

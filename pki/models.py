@@ -391,6 +391,80 @@ class HeldKey(models.Model):
         return str(self.certificate)
 
 
+class ProfileSigner(models.Model):
+    """Who signs profiles: an issuer of ours, or a certificate that was imported with its key and chain.
+
+    One is in use. Where there is none the default issuer signs. An issuer's own signing certificate is made
+    and renewed by itself (:mod:`pki.signing`), so such a row holds neither certificate nor key.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    issuer = models.ForeignKey(
+        Issuer,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        verbose_name=_("issuer"),
+        help_text=_("Empty: the certificate was imported."),
+    )
+    subject = models.CharField(_("subject"), max_length=500, blank=True)
+    issued_by = models.CharField(_("issued by"), max_length=500, blank=True)
+    serial_number = models.CharField(_("serial number"), max_length=40, blank=True)
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, blank=True, db_index=True)
+    not_before = models.DateTimeField(_("valid from"), null=True, blank=True)
+    not_after = models.DateTimeField(_("valid until"), null=True, blank=True)
+    der = models.BinaryField(editable=False, default=b"")
+    chain = models.BinaryField(
+        editable=False, default=b"", help_text="PEM: the certificates above it, the nearest first."
+    )
+    private_key_sealed = models.BinaryField(
+        null=True,
+        editable=False,
+        help_text="PKCS #8 DER, sealed with context pki.profilesigner.private_key:<uuid>",
+    )
+    in_use = models.BooleanField(_("in use"), default=False)
+    used_since = models.DateTimeField(_("in use since"), null=True, blank=True)
+    used_until = models.DateTimeField(_("in use until"), null=True, blank=True)
+    created_at = models.DateTimeField(_("added"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("signer of profiles")
+        verbose_name_plural = _("signers of profiles")
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["in_use"], condition=models.Q(in_use=True), name="profile_signer_one_in_use"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return str(self.issuer) if self.issuer else common_name(self.subject) or self.subject
+
+
+class TlsAnchor(models.Model):
+    """A root that devices need to believe the server's TLS, where that is none which they have already.
+
+    Enrolment profiles carry it. The root of an issuer of ours that signs the server's own certificate
+    (``start --tls``) goes along without a row here.
+    """
+
+    name = models.CharField(_("name"), max_length=200)
+    subject = models.CharField(_("subject"), max_length=500)
+    sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
+    not_after = models.DateTimeField(_("valid until"))
+    der = models.BinaryField(editable=False)
+    created_at = models.DateTimeField(_("added"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("root for TLS")
+        verbose_name_plural = _("roots for TLS")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Crl(models.Model):
     """A published CRL; numbers of one issuer key only rise."""
 

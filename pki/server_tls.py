@@ -10,14 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from django.conf import settings
 from django.db import transaction
 
-from audit.recording import SERVER
+from audit.recording import SERVER, Actor, record
 from pki import issuers, keys, profiles
-from pki.core.certificates import alternative_names_of, encode_pem, read_identifiers
+from pki.core.certificates import (
+    alternative_names_of,
+    describe,
+    encode_pem,
+    load_certificates,
+    read_identifiers,
+)
 from pki.core.names import DEFAULT_MAX_VALUE
+from pki.core.scan import Malformed
 from pki.issuance import Grant, issue
 from pki.models import (
     Certificate,
@@ -26,13 +35,23 @@ from pki.models import (
     Issuer,
     IssuerKey,
     Purpose,
+    TlsAnchor,
 )
+from pki.records import common_name
 from pki.signing import hold
 
 # Devices take certificates of roots that were installed for at most 825 days; shorter does no harm here.
 VALIDITY_DAYS = 397
 RENEW_BEFORE = timedelta(days=30)
 NAME = "Bramley server"
+
+
+class AnchorRefused(Exception):
+    """That is no root for devices to trust; ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,59 @@ def is_self_issued(der: bytes) -> bool:
 def anchor() -> bytes:
     """The root that the server's own certificate ends in, DER. Raises :class:`pki.issuers.IssuerMissing`."""
     return issuers.chain(issuers.default_issuer())[-1]
+
+
+def anchors() -> list[bytes]:
+    """The roots (DER) that devices need for the server's TLS beside those that they have already.
+
+    That of our own issuer where this server ends TLS itself, those of ``BRAMLEY_TLS_CA_FILE``, and those that
+    an administrator added. Raises :class:`pki.issuers.IssuerMissing`.
+    """
+    own = [anchor()] if settings.BRAMLEY_TLS else []
+    added = TlsAnchor.objects.order_by("pk").values_list("der", flat=True)
+    return list(dict.fromkeys([*own, *_from_file(settings.BRAMLEY_TLS_CA_FILE), *map(bytes, added)]))
+
+
+def _from_file(path: str) -> tuple[bytes, ...]:
+    return load_certificates(Path(path).read_bytes()) if path else ()
+
+
+def add_anchor(data: bytes, *, name: str = "", actor: Actor, now: datetime) -> TlsAnchor:
+    """Let enrolment profiles carry a root (PEM or DER) that the server's chain ends in.
+
+    Raises :class:`AnchorRefused`.
+    """
+    try:
+        (der,) = load_certificates(data)
+        facts = describe(der)
+    except ValueError:
+        raise AnchorRefused("the file holds several certificates: give the root alone") from None
+    except Malformed as error:
+        raise AnchorRefused(error.reason) from None
+    if not facts.is_ca or not is_self_issued(der):
+        raise AnchorRefused("that is not the certificate of a root CA")
+    if not facts.not_before <= now <= facts.not_after:
+        raise AnchorRefused("the certificate is not valid now")
+    with transaction.atomic():
+        row, created = TlsAnchor.objects.get_or_create(
+            sha256=facts.sha256,
+            defaults={
+                "name": (name or common_name(facts.subject) or facts.subject)[:200],
+                "subject": facts.subject[:500],
+                "not_after": facts.not_after,
+                "der": der,
+            },
+        )
+        if created:
+            record("tls_root.added", actor=actor, target=row, details={"sha256": row.sha256}, at=now)
+    return row
+
+
+def remove_anchor(row: TlsAnchor, *, actor: Actor, now: datetime) -> None:
+    """Later profiles do not carry it; devices keep what they have until their profile is replaced."""
+    with transaction.atomic():
+        record("tls_root.removed", actor=actor, target=row, details={"sha256": row.sha256}, at=now)
+        row.delete()
 
 
 def _usable(issuer: Issuer, names: tuple[tuple[str, str], ...], now: datetime) -> HeldKey | None:

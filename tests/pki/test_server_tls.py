@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
+from pytest_django import Settings
 
 from pki import issuers, revocation, server_tls, trust
 from pki.core.certificates import alternative_names_of, encode_pem
@@ -19,8 +21,10 @@ from pki.models import (
     IssuerState,
     Purpose,
     RevocationReason,
+    TlsAnchor,
 )
 from tests.pki.conftest import ACTOR, NOW
+from tests.support.snapshot import no_change
 from vault.key_file import key_file
 
 pytestmark = pytest.mark.django_db
@@ -131,3 +135,50 @@ def test_a_revoked_issuer_is_no_authority(issuer: Issuer) -> None:
     issuer.state = IssuerState.REVOKED
     issuer.save()
     assert trust.authorities(Purpose.MDM_IDENTITY) == []
+
+
+# Which roots enrolment profiles carry
+
+
+def other_root(name: str = "Proxy Root") -> bytes:
+    made = issuers.create_issuer(
+        name.lower().replace(" ", "-"), name, algorithm="EC-P256", actor=ACTOR, now=NOW
+    )
+    return issuers.chain(made)[0]
+
+
+def test_own_tls_brings_its_root_along(issuer: Issuer, settings: Settings) -> None:
+    assert server_tls.anchors() == []
+    settings.BRAMLEY_TLS = True
+    assert server_tls.anchors() == [server_tls.anchor()]
+
+
+def test_added_roots_and_those_of_a_file_go_along_once(
+    issuer: Issuer, settings: Settings, tmp_path: Path
+) -> None:
+    added, in_file = other_root(), other_root("File Root")
+    row = server_tls.add_anchor(encode_pem(added).encode(), actor=ACTOR, now=NOW)
+    assert row.name == "Proxy Root"
+    file = tmp_path / "roots.pem"
+    file.write_text(encode_pem(in_file) + encode_pem(added))
+    settings.BRAMLEY_TLS_CA_FILE = str(file)
+    assert server_tls.anchors() == [in_file, added]
+    assert server_tls.add_anchor(added, actor=ACTOR, now=NOW) == row
+    settings.BRAMLEY_TLS_CA_FILE = ""
+    server_tls.remove_anchor(row, actor=ACTOR, now=NOW)
+    assert server_tls.anchors() == []
+
+
+def test_what_is_no_root_is_refused(issuer: Issuer) -> None:
+    leaf = bytes(server_tls.server_identity(HOSTS, now=NOW).certificate.der)
+    root = other_root()
+    late = NOW + timedelta(days=20_000)
+    for data, now, reason in [
+        (leaf, NOW, "not the certificate of a root"),
+        (b"junk", NOW, "."),
+        (encode_pem(root).encode() * 2, NOW, "several"),
+        (root, late, "not valid now"),
+    ]:
+        with no_change(), pytest.raises(server_tls.AnchorRefused, match=reason):
+            server_tls.add_anchor(data, actor=ACTOR, now=now)
+    assert not TlsAnchor.objects.exists()
