@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mdm_project.supervisor import end_with_parent
 from tests.support.processes import free_port, wait_until
 
 
@@ -79,7 +78,6 @@ class Service:
         self.stop(signal.SIGKILL)
 
     def _spawn(self, argv: list[str], user: str | None = None) -> None:
-        parent = os.getpid()
         with (self.folder / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv,
@@ -87,8 +85,6 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A run of tests that is killed leaves no server behind. SIGINT: without waiting for clients.
-                preexec_fn=lambda: end_with_parent(parent, signal.SIGINT),  # noqa: PLW1509
                 **_as_user(user),
             )
 
