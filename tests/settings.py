@@ -24,3 +24,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
 else:
     # Threads of tests end without giving connections back to a pool; the running server is tested with it.
     del DATABASES["default"]["OPTIONS"]["pool"]  # noqa: F405
+
+if REDIS_URL:  # noqa: F405
+    # Clearing the cache empties its whole database: the parallel processes of a run have one each.
+    _worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    CACHES["default"]["LOCATION"] = f"{REDIS_URL.rpartition('/')[0]}/{int(_worker) + 1}"  # noqa: F405

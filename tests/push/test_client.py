@@ -393,9 +393,10 @@ def test_the_server_sets_the_limits(stand_in: ApnsStandIn) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_never_opens_its_window_ends_in_results() -> None:
     with ApnsStandIn(acknowledge=False) as apns:
+        assert answers(send(apns, *pushes(10))) == ["200"] * 10
         results = send(apns, *pushes(6000))
+    # How many get through before the window is full depends on the machine; that each one ends does not.
     assert len(results) == 6000
-    assert "200" in answers(results)
 
 
 def test_connections_are_shared_out_when_one_is_full() -> None:
