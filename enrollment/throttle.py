@@ -6,11 +6,12 @@ Soft: the counts are the cache's, one for each process where there is no shared 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from datetime import datetime
 
 from django.conf import settings
 from django.core.cache import cache
+
+from audit.addresses import household
 
 DEFAULT_DOWNLOADS_PER_MINUTE = 3000
 DEFAULT_FAILURES_PER_MINUTE = 120
@@ -85,17 +86,4 @@ def _add(key: str, seconds: int) -> int:
 
 
 def _key(what: str, remote_addr: str, now: datetime) -> str:
-    return f"{what}:{_who(remote_addr)}:{int(now.timestamp()) // _MINUTE}"
-
-
-def _who(remote_addr: str) -> str:
-    """One household has one IPv4 address, or 2**64 of IPv6."""
-    try:
-        address = ipaddress.ip_address(remote_addr)
-    except ValueError:
-        return "unknown"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False).network_address)
-    return str(address)
+    return f"{what}:{household(remote_addr)}:{int(now.timestamp()) // _MINUTE}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import datetime
 
 from django.conf import settings
 from django.core.cache import cache
+
+from audit.addresses import household
 
 DEFAULT_FAILURES_A_MINUTE = 120
 _MINUTE = 60
@@ -36,17 +37,4 @@ def count_failure(remote_addr: str, now: datetime) -> bool:
 
 
 def _key(remote_addr: str, now: datetime) -> str:
-    return f"scep-failures:{_who(remote_addr)}:{int(now.timestamp()) // _MINUTE}"
-
-
-def _who(remote_addr: str) -> str:
-    """One household has one IPv4 address, or 2**64 of IPv6."""
-    try:
-        address = ipaddress.ip_address(remote_addr)
-    except ValueError:
-        return "unknown"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False).network_address)
-    return str(address)
+    return f"scep-failures:{household(remote_addr)}:{int(now.timestamp()) // _MINUTE}"
