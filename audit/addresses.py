@@ -1,8 +1,19 @@
-"""Who counts as one, where requests are limited by address."""
+"""Whose request it is: the address behind a proxy, and who counts as one where limits are by address."""
 
 from __future__ import annotations
 
 import ipaddress
+
+from django.http import HttpRequest
+
+# Where the threshold (mdm_project.threshold) leaves the address of the client behind a trusted proxy.
+CLIENT_ADDRESS = "bramley.client_address"
+
+
+def client_address(request: HttpRequest) -> str:
+    """Who asks: the client itself, also where a trusted proxy stands between. Empty where it is not known."""
+    address: str = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
+    return address
 
 
 def household(remote_addr: str) -> str:

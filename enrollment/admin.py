@@ -18,6 +18,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
+from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from devices.models import Channel, Enrollment
@@ -35,7 +36,6 @@ from enrollment.models import (
 )
 from enrollment.progress import progress
 from enrollment.topic import obstacles, topic_of
-from enrollment.views import client_address
 from pki import issuers
 from pki.core.names import NameRefused, verify_name_value
 from pki.models import Certificate, Issuer, IssuerKind, Purpose

@@ -20,6 +20,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
+from audit.addresses import client_address
 from audit.recording import Actor, record
 from enrollment import blocking, codes, openid
 from enrollment.blocking import BlockRefused
@@ -27,7 +28,6 @@ from enrollment.codes import MAX_AT_ONCE, CodeRefused
 from enrollment.core.access import MAX_CODE, MAX_IDENTIFIER
 from enrollment.models import Access, BlockedDevice, EnrollmentCode, EnrollmentProfile, IdentityProvider
 from enrollment.openid import SignInFailed
-from enrollment.views import client_address
 
 if TYPE_CHECKING:  # generic for the type checker only
     _CodeAdmin: TypeAlias = admin.ModelAdmin[EnrollmentCode]

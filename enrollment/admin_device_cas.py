@@ -19,12 +19,12 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
+from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
 from audit.recording import Actor
 from enrollment import device_authorities
 from enrollment.device_authorities import MAX_FILE, AuthorityRefused
 from enrollment.models import DeviceAuthority, DeviceSigner
-from enrollment.views import client_address
 from pki.core.device_identity import APPLE_DEVICE_CA
 from pki.records import grouped
 

@@ -8,11 +8,12 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.utils import timezone, translation
 
 from audit import recording
+from audit.addresses import client_address
 from enrollment import access, ota, throttle
 from enrollment.access import AccessRefused
 from enrollment.models import EnrollmentProfile
 from enrollment.ota import MAX_MESSAGE, NotOffered, Refused
-from enrollment.views import PROFILE_TYPE, client_address
+from enrollment.views import PROFILE_TYPE
 
 
 def over_the_air(request: HttpRequest, slug: str) -> HttpResponse:

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 
+from audit.addresses import client_address
 from audit.recording import Actor, record
 from enrollment import access, openid, passage, throttle
 from enrollment.access import AccessRefused, Person
@@ -24,7 +25,7 @@ from enrollment.forms import CodeForm, SignInForm
 from enrollment.models import Access, EnrollmentProfile, PersonSource
 from enrollment.openid import SignInFailed
 from enrollment.passage import Passed
-from enrollment.views import client_address, not_available, note_refusal, open_profile, show
+from enrollment.views import not_available, note_refusal, open_profile, show
 
 View = Callable[[HttpRequest, EnrollmentProfile, datetime], HttpResponse]
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from audit import recording
+from audit.addresses import client_address
 from enrollment import access, direct, passage, qr, throttle
 from enrollment.access import AccessRefused, Admission, Closed
 from enrollment.forms import CodeForm, SignInForm
@@ -22,7 +23,6 @@ from enrollment.passage import Passed
 from enrollment.topic import obstacles
 from enrollment.what_is_managed import sentences
 
-CLIENT_ADDRESS = "bramley.client_address"
 PROFILE_TYPE = "application/x-apple-aspen-config"
 
 
@@ -133,12 +133,6 @@ def _offer(
         )
         return _problem(request, _("This server is not set up for enrolment yet. Tell your IT staff."), 503)
     return _attachment(offered.mobileconfig, profile)
-
-
-def client_address(request: HttpRequest) -> str:
-    """Who asks: the client itself, also where a trusted proxy stands between (mdm_project.threshold)."""
-    address: str = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
-    return address
 
 
 def open_profile(request: HttpRequest, slug: str) -> EnrollmentProfile | None:

@@ -29,6 +29,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
+from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
 from audit.models import Outcome
 from audit.recording import Actor, record
@@ -50,7 +51,6 @@ from enrollment import blocking
 from enrollment.models import EnrollmentSession
 from mdm import departure, quarantine, questions
 from mdm.device_page import device_page
-from mdm.views import CLIENT_ADDRESS
 from push import outbox
 from vault.sealed import SealError
 
@@ -74,8 +74,7 @@ _SHORT: dict[str, str | Promise] = {
 
 
 def _actor(request: HttpRequest) -> Actor:
-    address = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
-    return Actor.of_user(request.user, address)
+    return Actor.of_user(request.user, client_address(request))
 
 
 def _panel(form: forms.Form, *fields: str) -> AdminForm:

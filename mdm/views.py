@@ -11,6 +11,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.utils import timezone
 
+from audit.addresses import client_address
 from audit.recording import refuse
 from commands.core import plist
 from mdm import permitted
@@ -22,7 +23,6 @@ from mdm.core.checkin import MAX_CHECKIN
 from mdm.core.farewell import Farewell
 from mdm.departure import last_word
 
-CLIENT_ADDRESS = "bramley.client_address"
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
 HandleExpired = Callable[[Expired, Mapping[str, Any], bytes, datetime], Reply]
 
@@ -58,7 +58,7 @@ def _serve(
     if request.method != "PUT":
         return HttpResponse(status=405, headers={"Allow": "PUT"}, content_type="text/plain")
     now = timezone.now()
-    remote_addr = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
+    remote_addr = client_address(request)
     try:
         body = _read(request, limit)
         certificate = proven_certificate(request, body)

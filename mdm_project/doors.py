@@ -19,7 +19,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, get_resolver
 from django.utils import translation
 
-from mdm_project.threshold import CLIENT_ADDRESS
+from audit.addresses import CLIENT_ADDRESS
 from pki.tokens import TokenUnavailable
 
 logger = logging.getLogger(__name__)

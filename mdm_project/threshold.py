@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 
+from audit.addresses import CLIENT_ADDRESS
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -20,9 +21,6 @@ LOOPBACK = ("127.0.0.0/8", "::1")
 
 MAX_CHUNKED_BODY = 10 * 1024 * 1024
 """Bytes; the largest body that any surface accepts. The surfaces' own limits are lower."""
-
-CLIENT_ADDRESS = "bramley.client_address"
-"""Key of the request's META: the address of the client itself, also where a trusted proxy stands between."""
 
 _CGI = frozenset(
     {

@@ -7,14 +7,12 @@ from django.http.request import UnreadablePostError
 from django.utils import timezone
 
 from audit import recording
+from audit.addresses import client_address
 from pki import issuers
 from pki.core import cms
 from scep import operations, recipients, services, throttle
 from scep.core import capabilities, wire
 from scep.models import ScepService
-
-CLIENT_ADDRESS = "bramley.client_address"
-"""Where the door leaves the address of the client behind a trusted proxy; else it is the peer's."""
 
 
 def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
@@ -37,7 +35,7 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     except (services.ServiceMissing, issuers.IssuerMissing):
         raise Http404 from None
     except recipients.NotReady as fault:
-        recording.refuse("scep", str(fault), remote_addr=_client_address(request))
+        recording.refuse("scep", str(fault), remote_addr=client_address(request))
         return _plain(503, "not ready", {"Retry-After": "60"})
 
 
@@ -77,7 +75,7 @@ def _pki_operation(request: HttpRequest, service: ScepService, query: wire.Query
     now = timezone.now()
     if request.method not in _methods(service):
         return _plain(405, "method not allowed", {"Allow": ", ".join(_methods(service))})
-    remote_addr = _client_address(request)
+    remote_addr = client_address(request)
     if wait := throttle.seconds_to_wait(remote_addr, now):
         return _plain(429, "too many failures", {"Retry-After": str(wait)})
     try:
@@ -120,11 +118,6 @@ def _body(request: HttpRequest) -> bytes:
     if not body:
         raise wire.WireError("no message")
     return body
-
-
-def _client_address(request: HttpRequest) -> str:
-    address: str = request.META.get(CLIENT_ADDRESS) or request.META.get("REMOTE_ADDR", "")
-    return address
 
 
 def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> HttpResponse:
