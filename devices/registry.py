@@ -420,10 +420,13 @@ def _take_tokens(
 
 
 @transaction.atomic(savepoint=False)
-def check_out(enrollment: Enrollment, now: datetime, *, user_id: str = "") -> tuple[Enrollment, ...]:
+def check_out(
+    enrollment: Enrollment, now: datetime, *, user_id: str = "", reason: str = ""
+) -> tuple[Enrollment, ...]:
     """The management profile is gone. Returns the enrollments whose queued work is to be cancelled.
 
-    With ``user_id`` only that user's channel ends. A second CheckOut changes nothing.
+    With ``user_id`` only that user's channel ends. A second CheckOut changes nothing. ``reason``: how it is
+    known, where the device did not say CheckOut.
     """
     locked = lock(enrollment)
     if user_id:
@@ -433,8 +436,8 @@ def check_out(enrollment: Enrollment, now: datetime, *, user_id: str = "") -> tu
         return ()
     if locked.state not in OPEN_STATES:
         raise Refused("enrollment ended")
-    ended = _end(locked, EnrollmentState.CHECKED_OUT, "", now)
-    _record(locked, "enrollment.checked_out")
+    ended = _end(locked, EnrollmentState.CHECKED_OUT, reason, now)
+    _record(locked, "enrollment.checked_out", reason=reason)
     return ended
 
 

@@ -9,6 +9,7 @@ threat model).
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from mdm.core.farewell import Farewell, farewell
 from pki.models import CertificateStatus
 from push import outbox
 
+_MANAGEMENT = re.compile(rf"{re.escape(IDENTIFIER)}\.[0-9a-f-]{{36}}", re.IGNORECASE)
 TURNED = (EnrollmentState.TURN_AWAY, EnrollmentState.TURNED_AWAY)
 
 
@@ -49,7 +51,7 @@ def remove_profiles(device_ids: Iterable[int], *, actor: Actor, now: datetime) -
     by_identifier: dict[str, list[int]] = defaultdict(list)
     left_out: list[tuple[Device, str]] = []
     for enrollment in _current(device_ids, [EnrollmentState.ENROLLED], left_out):
-        identifier = _profile_of(enrollment)
+        identifier = profile_of(enrollment)
         if identifier is None:
             left_out.append((enrollment.device, _("enrolled by a profile that is not known here")))
         else:
@@ -127,8 +129,23 @@ def _current(
     return list(found.values())
 
 
-def _profile_of(enrollment: Enrollment) -> str | None:
-    """PayloadIdentifier of the profile that enrolled it."""
+def removed(enrollment: Enrollment, identifier: object, now: datetime) -> bool:
+    """The device acknowledged RemoveProfile. If it was the management profile, the enrollment ends.
+
+    The device may say CheckOut besides, before or after, or never: it does so only where the profile asks
+    for it, and tries once.
+    """
+    known = profile_of(enrollment)
+    ours = identifier == known if known else bool(_MANAGEMENT.fullmatch(str(identifier)))
+    if not ours or enrollment.state not in registry.OPEN_STATES:
+        return False
+    ended = registry.check_out(enrollment, now, reason="the device removed the management profile")
+    drop_work(ended, "the device removed the management profile", now)
+    return True
+
+
+def profile_of(enrollment: Enrollment) -> str | None:
+    """PayloadIdentifier of the profile that enrolled it; None where that is not known any more."""
     if enrollment.binding is None:
         return None
     session = EnrollmentSession.objects.filter(uuid=enrollment.binding).select_related("profile").first()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from commands import queue
+from commands.core import plist
 from commands.core.report import Report, Status
 from commands.models import CommandDelivery
 from devices import inventory, registry
 from devices.models import Channel, Enrollment
+from mdm import departure
 from renewal import identities, progress
+from vault.sealed import SealError
+
+logger = logging.getLogger(__name__)
 
 
 def apply(enrollment: Enrollment, delivery: CommandDelivery, report: Report, now: datetime) -> None:
@@ -23,6 +30,9 @@ def apply(enrollment: Enrollment, delivery: CommandDelivery, report: Report, now
         progress.answered(enrollment, delivery, report, now)
         return
     if report.status is not Status.ACKNOWLEDGED or enrollment.channel != Channel.DEVICE:
+        return
+    if delivery.command.request_type == "RemoveProfile":
+        _remove_profile(enrollment, delivery, now)
         return
     handle = _HANDLERS.get(delivery.command.request_type)
     if handle is not None:
@@ -43,6 +53,15 @@ def _security_info(enrollment: Enrollment, answer: Mapping[str, Any], now: datet
 
 def _erase_device(enrollment: Enrollment, _answer: Mapping[str, Any], now: datetime) -> None:
     registry.erased(enrollment, now)
+
+
+def _remove_profile(enrollment: Enrollment, delivery: CommandDelivery, now: datetime) -> None:
+    try:
+        identifier = queue.open_payload(delivery.command).get("Identifier")
+    except (SealError, plist.PlistError):
+        logger.exception("command %s cannot be read: was it the management profile?", delivery.command.uuid)
+        return
+    departure.removed(enrollment, identifier, now)
 
 
 _HANDLERS: Mapping[str, Callable[[Enrollment, Mapping[str, Any], datetime], None]] = {

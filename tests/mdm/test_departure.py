@@ -19,6 +19,7 @@ from devices import registry
 from devices.models import Device as DeviceRow
 from devices.models import Enrollment, EnrollmentState
 from enrollment import direct
+from enrollment.models import EnrollmentSession
 from enrollment.setup import ensure_default_profile
 from mdm import departure
 from mdm.core.farewell import UNRECOGNIZED, farewell
@@ -27,7 +28,7 @@ from pki.models import RevocationReason
 from push.models import PushRequest, PushState
 from tests.mdm.support import assert_rejected, every_message
 from tests.support.device_door import Answer
-from tests.support.devices import CHECKIN, Device, make_device, request_type
+from tests.support.devices import CHECKIN, Device, command_uuid, make_device, request_type
 from tests.support.snapshot import no_change
 
 pytestmark = pytest.mark.django_db
@@ -279,16 +280,29 @@ def test_no_other_way_leads_to_a_401(a: Device, b: Device) -> None:
 # --- Removing the profile --------------------------------------------------------------------------------
 
 
-def test_the_management_profile_is_removed_by_a_command() -> None:
+@pytest.fixture
+def managed() -> tuple[Device, str]:
+    """A device that enrolled by our default profile, with nothing waiting; the profile's identifier."""
     trust.forget_anchors()
     issuer = issuers.create_issuer("bramley", "Test CA", algorithm="RSA-2048", actor=ADA)
     profile = ensure_default_profile(issuer)
     offered = direct.offer(profile, remote_addr="", user_agent="", now=timezone.now(), signed=False)
-    identifier = plistlib.loads(offered.mobileconfig)["PayloadIdentifier"]
     device = make_device("A", binding=offered.session.uuid)
     device.enrol()
     while (answer := device.idle()).body:  # the questions of the welcome
-        device.answer(plistlib.loads(answer.body)["CommandUUID"])
+        device.answer(command_uuid(answer))
+    return device, plistlib.loads(offered.mobileconfig)["PayloadIdentifier"]
+
+
+def remove(*identifiers: str) -> None:
+    """RemoveProfile, as an administrator would send it."""
+    now, pks = timezone.now(), list(Enrollment.objects.values_list("pk", flat=True))
+    for identifier in identifiers:
+        queue.enqueue("RemoveProfile", {"Identifier": identifier}, pks, source="ADMIN", actor=ADA, now=now)
+
+
+def test_the_management_profile_is_removed_by_a_command(managed: tuple[Device, str]) -> None:
+    device, identifier = managed
     row = DeviceRow.objects.get()
     done = departure.remove_profiles([row.pk], actor=ADA, now=timezone.now())
     assert (done.leaving, done.left_out) == (1, [])
@@ -296,6 +310,54 @@ def test_the_management_profile_is_removed_by_a_command() -> None:
     assert request_type(answer) == "RemoveProfile"
     assert plistlib.loads(answer.body)["Command"]["Identifier"] == identifier
     assert device.send(CHECKIN, device.message(MessageType="CheckOut", Topic="x")).status == 200
+    assert enrollment(device).state == EnrollmentState.CHECKED_OUT
+
+
+def test_its_acknowledgement_ends_the_enrolment_without_a_check_out(managed: tuple[Device, str]) -> None:
+    device, identifier = managed
+    remove(identifier)
+    later = queue.enqueue(
+        "ProfileList", None, [enrollment(device).pk], source="ADMIN", actor=ADA, now=timezone.now()
+    )
+    answer = device.answer(command_uuid(device.idle()))
+    assert (answer.status, answer.body) == (200, b"")
+    row = enrollment(device)
+    assert (row.state, row.push_token) == (EnrollmentState.CHECKED_OUT, None)
+    assert row.state_reason == "the device removed the management profile"
+    assert CommandDelivery.objects.get(command=later.command).state == DeliveryState.CANCELLED
+    assert CommandDelivery.objects.get(command__request_type="RemoveProfile").state == "ACKNOWLEDGED"
+    assert AuditEvent.objects.filter(action="enrollment.checked_out").count() == 1
+    # What it says afterwards, if it does, changes nothing.
+    with no_change():
+        assert device.send(CHECKIN, device.message(MessageType="CheckOut", Topic="x")).status == 200
+    assert device.idle().status == 400
+
+
+@pytest.mark.parametrize("status", ["Error", "CommandFormatError", "NotNow"])
+def test_a_profile_that_was_not_removed_ends_nothing(managed: tuple[Device, str], status: str) -> None:
+    device, identifier = managed
+    remove(identifier)
+    device.answer(command_uuid(device.idle()), status)
+    assert enrollment(device).state == EnrollmentState.ENROLLED
+
+
+def test_another_profile_that_was_removed_ends_nothing(managed: tuple[Device, str]) -> None:
+    device, identifier = managed
+    others = ["com.example.wifi", f"{identifier}.ota", identifier[:-1] + "-"]
+    remove(*others)
+    for _other in others:
+        device.answer(command_uuid(device.idle()))
+    assert CommandDelivery.objects.filter(state="ACKNOWLEDGED", command__source="ADMIN").count() == 3
+    assert enrollment(device).state == EnrollmentState.ENROLLED
+
+
+def test_it_is_known_as_ours_where_its_session_is_gone(managed: tuple[Device, str]) -> None:
+    device, identifier = managed
+    EnrollmentSession.objects.all().delete()
+    remove("com.example.wifi", identifier)
+    device.answer(command_uuid(device.idle()))
+    assert enrollment(device).state == EnrollmentState.ENROLLED
+    device.answer(command_uuid(device.idle()))
     assert enrollment(device).state == EnrollmentState.CHECKED_OUT
 
 
