@@ -107,6 +107,8 @@ class EnrollmentProfileForm(_Form):
             "renew_at_percent",
             "session_minutes",
             "payload_cipher",
+            "pin_tls",
+            "pin_unrevoked",
         ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -199,6 +201,7 @@ class EnrollmentProfileAdmin(_Admin):
             _("How devices enrol"),
             {"fields": ["allow_direct", "allow_ota", "session_minutes", "payload_cipher"]},
         ),
+        (_("The server's TLS"), {"fields": ["pin_tls", "pin_unrevoked"]}),
         (
             _("Who may enrol"),
             {

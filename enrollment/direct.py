@@ -35,6 +35,7 @@ def offer(
     if not profile.allow_direct:
         raise NotOffered("the enrolment profile does not allow the direct way")
     given = offering.supplies(profile)
+    by = offering.signer(now) if signed else None
     lifetime = timedelta(minutes=profile.session_minutes)
     with transaction.atomic():
         session = access.new_session(
@@ -47,8 +48,8 @@ def offer(
             remote_addr=remote_addr[:45],
             user_agent=user_agent[:200],
             expires_at=now + lifetime,
-            told=given.told,
+            told=given.told | ({"signer": by.sha256} if by else {}),
         )
         content = offering.management_payloads(session, given, lifetime=lifetime, now=now)
-        mobileconfig = offering.signed(content, now) if signed else encode(content)
+        mobileconfig = offering.signed(content, now, by=by) if by else encode(content)
     return Offered(session, mobileconfig)

@@ -87,6 +87,25 @@ class EnrollmentProfile(models.Model):
     )
     access_rights = models.PositiveIntegerField(_("access rights"), default=ALL_ACCESS_RIGHTS)
     check_out_when_removed = models.BooleanField(_("device says when the profile is removed"), default=True)
+    pin_tls = models.BooleanField(
+        _("only the roots of this profile count for the server's TLS"),
+        default=False,
+        db_default=False,
+        help_text=_(
+            "The device then believes the server only if its certificate ends in one of them, whatever else "
+            "it trusts. If you change the root without renewing the profiles first, devices lose contact."
+        ),
+    )
+    pin_unrevoked = models.BooleanField(
+        _("and only with proof that the certificate is not revoked"),
+        default=False,
+        db_default=False,
+        help_text=_(
+            "Counts together with the line above. The device then asks the CA of the server's certificate, "
+            "and gives up where it gets no answer. Not for a certificate of our own issuers: their answers "
+            "come from this very server."
+        ),
+    )
     payload_cipher = models.CharField(
         _("encryption over the air"),
         max_length=12,
@@ -336,7 +355,8 @@ class EnrollmentSession(models.Model):
     told = models.JSONField(
         null=True,
         editable=False,
-        help_text="What the MDM payload said that an update must not change. NULL: it was not kept then.",
+        help_text="What the MDM payload said that an update must not change, and the SHA-256 of the "
+        "certificate that signed it. NULL: it was not kept then.",
     )
 
     refusal_reason = models.CharField(_("last refusal"), max_length=300, blank=True)

@@ -5,6 +5,7 @@ Whether an enrolment profile can offer anything, whose certificate the device wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,11 +25,11 @@ from enrollment.core.payloads import (
 from enrollment.models import EnrollmentProfile, EnrollmentSession
 from enrollment.texts import in_language, payloads_in_language
 from enrollment.topic import topic_of
-from pki import issuers
+from pki import issuers, server_tls, signing
 from pki.core.names import DEFAULT_MAX_VALUE, Name, NameRefused, verify_name_value
 from pki.issuance import IssuanceRefused
 from pki.models import IssuerState, Purpose
-from pki.signing import sign_profile
+from pki.signing import Signer
 from scep.challenges import create_challenge
 
 # One day is the shortest that a certificate is issued for; the enrolment is over in a minute.
@@ -57,11 +58,15 @@ class Offered:
 
 @dataclass(frozen=True)
 class Supplies:
-    """What an enrolment profile needs before it can offer anything: push topic, and the issuer's chain."""
+    """What an enrolment profile needs before it can offer anything: push topic, and the issuer's chain.
+
+    ``tls_roots``: what the device has to trust besides, to believe the server's TLS.
+    """
 
     chain: list[bytes]
     management: Management
     addresses: Addresses
+    tls_roots: list[bytes]
 
     @property
     def told(self) -> dict[str, Any]:
@@ -80,15 +85,22 @@ def supplies(profile: EnrollmentProfile) -> Supplies:
         raise NotOffered("the enrolment profile is disabled")
     if profile.issuer.state != IssuerState.ACTIVE:
         raise NotOffered(f"the issuer {profile.issuer.slug} is not active")
+    try:
+        chain, roots = issuers.chain(profile.issuer), server_tls.anchors()
+    except issuers.IssuerMissing as missing:
+        raise NotOffered(str(missing)) from missing
+    if profile.pin_tls and not roots:
+        raise NotOffered(
+            'the server\'s TLS is pinned, but its root is not known: add it under "Roots for TLS"'
+        )
     management = Management(
         topic=topic_of(profile).value,
         access_rights=profile.access_rights,
         check_out_when_removed=profile.check_out_when_removed,
+        pinned=tuple(roots) if profile.pin_tls else (),
+        pinned_unrevoked=profile.pin_unrevoked,
     )
-    try:
-        return Supplies(issuers.chain(profile.issuer), management, addresses_of(profile))
-    except issuers.IssuerMissing as missing:
-        raise NotOffered(str(missing)) from missing
+    return Supplies(chain, management, addresses_of(profile), roots)
 
 
 def management_payloads(
@@ -104,20 +116,24 @@ def management_payloads(
         identity=new_identity(session, Purpose.MDM_IDENTITY, lifetime=lifetime, now=now),
         addresses=given.addresses,
         management=given.management,
+        also_trusted=[[root] for root in given.tls_roots],
     )
     return payloads_in_language(made)
 
 
-def management_told(session: EnrollmentSession, *, topic: str) -> Management:
+def management_told(session: EnrollmentSession, *, topic: str, tls_roots: Sequence[bytes] = ()) -> Management:
     """What the device of this session was told, for an update of its profile: rights can shrink at most.
 
     ``topic``: the one that its enrollment is known by. What was not kept is taken from the profile of today.
+    ``tls_roots``: those of today, which count alone where the profile says so.
     """
     told, profile = session.told or {}, session.profile
     return Management(
         topic=topic,
         access_rights=told.get("access_rights", profile.access_rights),
         check_out_when_removed=told.get("check_out_when_removed", profile.check_out_when_removed),
+        pinned=tuple(tls_roots) if profile.pin_tls else (),
+        pinned_unrevoked=profile.pin_unrevoked,
     )
 
 
@@ -150,10 +166,15 @@ def new_identity(
     return Identity(name=profile.issuer.slug, subject=subject, challenge=value)
 
 
-def signed(profile: Payload, now: datetime) -> bytes:
+def signed(profile: Payload, now: datetime, *, by: Signer | None = None) -> bytes:
     """The profile in CMS SignedData. Raises :class:`NotOffered` where there is no signer to be had."""
+    return signing.sign_by(by or signer(now), encode(profile), now=now)
+
+
+def signer(now: datetime) -> Signer:
+    """Who signs now. Raises :class:`NotOffered` where nobody can."""
     try:
-        return sign_profile(encode(profile), now=now)
+        return signing.signer(now)
     except (IssuanceRefused, issuers.IssuerMissing) as missing:
         raise NotOffered(f"the profile cannot be signed: {missing}") from missing
 

@@ -410,6 +410,7 @@ def _verify_same_device(session: EnrollmentSession, said: MachineInfo) -> None:
 def _deliver_to(session: EnrollmentSession, certificate: Certificate, now: datetime) -> bytes:
     lifetime = timedelta(minutes=session.profile.session_minutes)
     given = offering.supplies(session.profile)
+    by = offering.signer(now)
     content = offering.management_payloads(session, given, lifetime=lifetime, now=now)
     content, cipher, reason = _encrypted(content, session.profile, bytes(certificate.der))
     delivered = EnrollmentSession.objects.filter(
@@ -421,12 +422,12 @@ def _deliver_to(session: EnrollmentSession, certificate: Certificate, now: datet
         delivered_cipher=cipher,
         not_encrypted_reason=reason[:200],
         expires_at=now + lifetime,
-        told=given.told,
+        told={**given.told, "signer": by.sha256},
         updated_at=now,
     )
     if not delivered:
         raise Refused("profile delivered before", session=session)
-    return _keep_answer(session, offering.signed(content, now))
+    return _keep_answer(session, offering.signed(content, now, by=by))
 
 
 def _encrypted(content: Payload, profile: EnrollmentProfile, recipient: bytes) -> tuple[Payload, str, str]:

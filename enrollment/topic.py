@@ -8,6 +8,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from enrollment.models import EnrollmentProfile
+from pki import issuers, server_tls
 from push import certificates
 
 
@@ -40,6 +41,8 @@ def obstacles(profile: EnrollmentProfile) -> list[str]:
         found.append(
             _("The public address is not https: Apple devices refuse to enrol. Set BRAMLEY_PUBLIC_URL.")
         )
+    if profile.pin_tls and not _tls_roots():
+        found.append(_("The server's TLS is pinned, but its root is not known: add it under Roots for TLS."))
     if topic_of(profile).provisional:
         found.append(
             _("No push certificate for this topic: devices enrol but cannot be woken.")
@@ -50,3 +53,10 @@ def obstacles(profile: EnrollmentProfile) -> list[str]:
             )
         )
     return found
+
+
+def _tls_roots() -> list[bytes]:
+    try:
+        return server_tls.anchors()
+    except issuers.IssuerMissing:
+        return []

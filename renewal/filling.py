@@ -18,7 +18,7 @@ from enrollment import offering
 from enrollment.core.payloads import Payload, management_profile
 from enrollment.models import EnrollmentSession
 from enrollment.offering import NotOffered
-from pki import issuers
+from pki import issuers, server_tls
 from pki.models import IssuerState, Purpose
 from renewal.generations import still_trusted
 from renewal.models import OPEN_RENEWALS, IdentityRenewal, RenewalState
@@ -69,17 +69,17 @@ def update_of(session: EnrollmentSession, renewal: IdentityRenewal, *, topic: st
 
     Raises :class:`pki.issuers.IssuerMissing`.
     """
-    issuer = session.profile.issuer
+    issuer, tls_roots = session.profile.issuer, server_tls.anchors()
     return management_profile(
         profile_uuid=session.profile.payload_uuid,
         session_uuid=session.uuid,
         texts=offering.texts_of(session.profile),
         chain=issuers.chain(issuer),
-        also_trusted=still_trusted(issuer),
+        also_trusted=[*still_trusted(issuer), *([root] for root in tls_roots)],
         identity=offering.new_identity(session, Purpose.MDM_IDENTITY, lifetime=LIFETIME, now=now),
         identity_part=f"scep {renewal.uuid}",
         addresses=offering.addresses_told(session),
-        management=offering.management_told(session, topic=topic),
+        management=offering.management_told(session, topic=topic, tls_roots=tls_roots),
     )
 
 

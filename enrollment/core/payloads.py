@@ -63,11 +63,17 @@ class Identity:
 
 @dataclass(frozen=True)
 class Management:
-    """What the MDM payload allows."""
+    """What the MDM payload allows.
+
+    ``pinned``: certificates (DER, among those of the profile) that the server's TLS has to end in; none: any
+    that the device believes. ``pinned_unrevoked``: there, only with proof that none of them was revoked.
+    """
 
     topic: str
     access_rights: int
     check_out_when_removed: bool
+    pinned: tuple[bytes, ...] = ()
+    pinned_unrevoked: bool = False
 
 
 def clean(text: str) -> str:
@@ -129,11 +135,13 @@ def management_profile(
             organization=texts.organization,
         )
     )
+    by_certificate = {payload["PayloadContent"]: payload["PayloadUUID"] for payload in content[:-1]}
     content.append(
         mdm_payload(
             management,
             addresses=addresses,
             identity_uuid=scep_uuid,
+            pinned_uuids=[by_certificate[der] for der in management.pinned],
             identifier=f"{base}.mdm",
             payload_uuid=payload_uuid(session_uuid, "mdm"),
             organization=texts.organization,
@@ -306,9 +314,13 @@ def mdm_payload(
     identifier: str,
     payload_uuid: str,
     organization: str,
+    pinned_uuids: Sequence[str] = (),
 ) -> Payload:
-    """``com.apple.mdm``: every message is signed with the identity of the payload ``identity_uuid``."""
-    return {
+    """``com.apple.mdm``: every message is signed with the identity of the payload ``identity_uuid``.
+
+    ``pinned_uuids``: the certificate payloads by which alone the server's TLS is judged.
+    """
+    payload = {
         **_head("com.apple.mdm", identifier, payload_uuid, "Device management", organization),
         "PayloadDescription": "Lets the organisation manage this device.",
         "IdentityCertificateUUID": identity_uuid,
@@ -320,6 +332,12 @@ def mdm_payload(
         "CheckOutWhenRemoved": management.check_out_when_removed,
         "ServerCapabilities": list(SERVER_CAPABILITIES),
     }
+    if pinned_uuids:
+        payload["ServerURLPinningCertificateUUIDs"] = list(pinned_uuids)
+        payload["CheckInURLPinningCertificateUUIDs"] = list(pinned_uuids)
+        if management.pinned_unrevoked:
+            payload["PinningRevocationCheckRequired"] = True
+    return payload
 
 
 def configuration(content: Sequence[Payload], *, texts: Texts, identifier: str, payload_uuid: str) -> Payload:

@@ -159,7 +159,8 @@ def test_nothing_is_left_of_a_download_that_failed(
     def fail(*_args: Any, **_options: Any) -> bytes:
         raise RuntimeError("the signer is gone")
 
-    monkeypatch.setattr(offering, "sign_profile", fail)
+    offering.signer(NOW)  # made at the first use, and kept whatever comes of that
+    monkeypatch.setattr(offering.signing, "sign_by", fail)
     with no_change(), pytest.raises(RuntimeError):
         offered(profile)
 
