@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
@@ -50,6 +50,8 @@ OWN_KINDS = (IssuerCertificateKind.SELF_SIGNED, IssuerCertificateKind.SUBORDINAT
 LINK_KINDS = (IssuerCertificateKind.NEW_WITH_OLD, IssuerCertificateKind.OLD_WITH_NEW)
 # What this server holds the keys of: it replaces them by itself, so nobody depends on the old ones.
 SELF_RENEWED = (Purpose.PROFILE_SIGNING, Purpose.OCSP_SIGNING, Purpose.SCEP_RECIPIENT)
+# For queries of certificates. Other servers get certificates for TLS too; only one whose key is here is ours.
+OF_THIS_SERVER = Q(purpose__in=SELF_RENEWED) | Q(purpose=Purpose.SERVER_TLS, held_key__isnull=False)
 
 
 class IssuerRefused(Exception):
@@ -278,7 +280,7 @@ def live_certificates(issuer_key: IssuerKey, now: datetime) -> QuerySet[Certific
     """
     return Certificate.objects.filter(
         issuer_key=issuer_key, status=CertificateStatus.ISSUED, not_after__gt=now
-    ).exclude(purpose__in=SELF_RENEWED)
+    ).exclude(OF_THIS_SERVER)
 
 
 def live_subordinates(issuer_key: IssuerKey, now: datetime) -> QuerySet[IssuerCertificate]:

@@ -58,7 +58,7 @@ def consequences(issuer: Issuer, now: datetime, *, issuer_key: IssuerKey | None 
     below = tuple(subordinates(issuer)) if issuer_key is None else ()
     concerned = Q(issuer_key=issuer_key) if issuer_key else Q(issuer_key__issuer__in=[issuer, *below])
     live = Certificate.objects.filter(concerned, status=CertificateStatus.ISSUED, not_after__gt=now).exclude(
-        purpose__in=issuers.SELF_RENEWED
+        issuers.OF_THIS_SERVER
     )
     return Consequences(
         certificates=live.count(),

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_django import Settings
 
-from pki import issuers, revocation, server_tls, trust
+from pki import issuers, retirement, revocation, server_tls, trust
 from pki.core.certificates import alternative_names_of, encode_pem
 from pki.core.path import verify_issued_by
+from pki.issuance import Grant, issue
 from pki.models import (
     Certificate,
     CertificateStatus,
@@ -23,7 +25,7 @@ from pki.models import (
     RevocationReason,
     TlsAnchor,
 )
-from tests.pki.conftest import ACTOR, NOW
+from tests.pki.conftest import ACTOR, NOW, spki
 from tests.support.snapshot import no_change
 from vault.key_file import key_file
 
@@ -72,6 +74,19 @@ def test_where_the_issuer_itself_ends_none_is_made_again_and_again(issuer: Issue
     first = server_tls.server_identity(HOSTS, now=end - timedelta(days=20)).certificate
     assert first.not_after == end
     assert server_tls.server_identity(HOSTS, now=end - timedelta(days=2)).certificate == first
+
+
+def test_nobody_hangs_on_it_but_on_that_of_another_server(issuer: Issuer) -> None:
+    """It is replaced by itself after a re-key; a router that got its own has to come for a new one."""
+    server_tls.server_identity(HOSTS, now=NOW)
+    current = issuers.current_key(issuer)
+    assert issuers.live_count(current, NOW) == 0
+    assert retirement.consequences(issuer, NOW).certificates == 0
+    key = ec.generate_private_key(ec.SECP256R1())
+    grant = Grant(issuer, Purpose.SERVER_TLS, (("CN", "router"),), reason="test")
+    issue(grant, spki(key), actor=ACTOR, now=NOW)
+    assert issuers.live_count(current, NOW) == 1
+    assert retirement.consequences(issuer, NOW).certificates == 1
 
 
 def test_other_hosts_and_a_revocation_make_another(issuer: Issuer) -> None:
