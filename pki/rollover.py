@@ -218,6 +218,7 @@ def _certified_next(
         _term_by(signer[0], now, not_after) if signer else _own_term(now, not_after),
         private_key=keys.issuer_private_key(signer[0]) if signer else private_key,
         issuer_certificate=bytes(signer[1].der) if signer else None,
+        decrypts=keys.decrypts(private_key),
     )
     made = issuers.add_key(
         issuer,

@@ -97,6 +97,7 @@ def create_subordinate(
                 path_length=path_length,
                 private_key=keys.issuer_private_key(signer),
                 issuer_certificate=bytes(authority.der),
+                decrypts=keys.decrypts(private_key),
             )
         except (Malformed, issuers.IssuerMissing, *keys.CANNOT_SIGN) as error:
             raise IssuerRefused(str(error)) from error
@@ -212,6 +213,7 @@ def request_certificate(issuer: Issuer, *, actor: Actor, now: datetime) -> bytes
                 bytes(issuer.subject_der),
                 private_key=keys.issuer_private_key(issuer_key),
                 path_length=issuer.path_length,
+                decrypts=keys.decrypts(issuer_key),
             )
         except keys.CANNOT_SIGN as error:
             raise IssuerRefused(str(error)) from error
@@ -340,6 +342,7 @@ def _wanted(issuer: Issuer, issuer_key: IssuerKey) -> Wanted:
         subject_text=describe_subject(subject),
         public_key=bytes(issuer_key.public_key),
         key_identifier=bytes(issuer_key.key_identifier) if certified else None,
+        decrypts=keys.decrypts(issuer_key),
     )
 
 

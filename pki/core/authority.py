@@ -105,10 +105,12 @@ def certify_new_key(
     *,
     private_key: PrivateKey,
     issuer_certificate: bytes | None = None,
+    decrypts: bool = True,
 ) -> bytes:
     """A certificate for the name of ``certificate`` and another key (SubjectPublicKeyInfo, DER); DER.
 
-    ``private_key``: the new one itself, or that of ``issuer_certificate``. Raises :class:`Malformed`.
+    ``private_key``: the new one itself, or that of ``issuer_certificate``. ``decrypts``: False for a new key
+    that only signs, in a token: no client is to encrypt to it. Raises :class:`Malformed`.
     """
     return _certify(
         certificate,
@@ -118,7 +120,7 @@ def certify_new_key(
             serial_number=term.serial_number,
             not_before=term.not_before,
             not_after=term.not_after,
-            key_usage=authority_key_usage(load_public_key(public_key)),
+            key_usage=authority_key_usage(load_public_key(public_key), decrypts=decrypts),
             crl_url=term.crl_url,
             issuer_url=term.issuer_url,
             ocsp_url=term.ocsp_url,
@@ -138,15 +140,16 @@ def certify_subordinate(
     path_length: int | None,
     private_key: PrivateKey,
     issuer_certificate: bytes,
+    decrypts: bool = True,
 ) -> bytes:
-    """The first certificate of a CA below ours, DER. Raises :class:`Malformed`."""
+    """The first certificate of a CA below ours, DER; ``decrypts`` as above. Raises :class:`Malformed`."""
     fields = CertificateFields(
         subject=subject,
         public_key=public_key,
         serial_number=term.serial_number,
         not_before=term.not_before,
         not_after=term.not_after,
-        key_usage=authority_key_usage(load_public_key(public_key)),
+        key_usage=authority_key_usage(load_public_key(public_key), decrypts=decrypts),
         crl_url=term.crl_url,
         issuer_url=term.issuer_url,
         ocsp_url=term.ocsp_url,
@@ -177,18 +180,19 @@ def _certify(
 
 
 def encode_authority_request(
-    subject_der: bytes, *, private_key: PrivateKey, path_length: int | None = None
+    subject_der: bytes, *, private_key: PrivateKey, path_length: int | None = None, decrypts: bool = True
 ) -> bytes:
     """PKCS #10 (RFC 2986) by which an external CA is asked to certify a CA of ours; DER.
 
     Encoded here so that the name is the very bytes of ``subject_der``. Asks for CA:TRUE, the key usages that
-    SCEP and CRLs need, and the key identifier that certificates issued so far point at.
+    SCEP and CRLs need, and the key identifier that certificates issued so far point at. ``decrypts``: False
+    for a key in a token, to which no SCEP client is to encrypt.
     """
-    public_key = private_key.public_key()
+    usage = authority_key_usage(private_key.public_key(), decrypts=decrypts)
     key_der = _public_key_der(private_key)
     extensions = asn1.encode_sequence(
         _extension(_BASIC_CONSTRAINTS, _encode_basic_constraints(path_length), critical=True),
-        _extension(_KEY_USAGE, _encode_key_usage(authority_key_usage(public_key)), critical=True),
+        _extension(_KEY_USAGE, _encode_key_usage(usage), critical=True),
         _extension(_SUBJECT_KEY_IDENTIFIER, asn1.encode_octets(default_key_identifier(key_der))),
     )
     attribute = asn1.encode_sequence(asn1.encode_oid(EXTENSION_REQUEST), asn1.encode(asn1.SET, extensions))

@@ -47,13 +47,15 @@ class ImportRefused(Malformed):
 class Wanted:
     """What the certificate has to fit. All as DER.
 
-    ``key_identifier``: what certificates issued so far point at; None where none was issued.
+    ``key_identifier``: what certificates issued so far point at; None where none was issued. ``decrypts``:
+    False for a key that only signs, in a token: no SCEP client encrypts to it.
     """
 
     subject: bytes
     subject_text: str
     public_key: bytes
     key_identifier: bytes | None = None
+    decrypts: bool = True
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _own_mismatches(own: bytes, facts: CertificateFacts, wanted: Wanted, now: da
     if not facts.is_ca:
         yield "it is not a CA certificate (CA:FALSE)"
     usage = key_usages_of(own)
-    needed = authority_key_usage(load_public_key(wanted.public_key))
+    needed = authority_key_usage(load_public_key(wanted.public_key), decrypts=wanted.decrypts)
     if usage is None:
         yield "it has no key usage: Apple devices then do not enrol"
     elif lacking := needed - usage:
