@@ -75,7 +75,23 @@ def choose(service: ScepService, envelope: bytes, now: datetime) -> Recipient:
 
     The usual one fails to decrypt like everybody. Raises :class:`NotReady`.
     """
-    return _choose_ra(service, envelope, now) if service.ra_certificate else _choose_ca(service, envelope)
+    if service.ra_certificate:
+        candidates = _own_certificates(service.issuer, now)
+    else:
+        rows = _issuer_certificates(service.issuer)
+        able = [_Candidate(bytes(row.der), row.issuer_key) for row in rows if keys.decrypts(row.issuer_key)]
+        candidates = able if len(able) == len(rows) else _with_own(able, service.issuer, now)
+    named = cms.find_recipient(envelope, [candidate.certificate for candidate in candidates])
+    chosen = next((one for one in candidates if one.certificate == named), candidates[0])
+    return Recipient(_credentials(chosen), chosen.issuer_key)
+
+
+def uses_ra(service: ScepService, issuer_key: IssuerKey) -> bool:
+    """Whether requests to a key generation are encrypted to a certificate of the service's own (RA).
+
+    Where that was chosen, and where the issuer's key cannot decrypt: in a token, or on an elliptic curve.
+    """
+    return service.ra_certificate or not keys.decrypts(issuer_key)
 
 
 def ca_certificates(service: ScepService, now: datetime) -> CaCertificates:
@@ -85,8 +101,9 @@ def ca_certificates(service: ScepService, now: datetime) -> CaCertificates:
     :class:`pki.issuers.IssuerMissing`.
     """
     chain = issuers.chain(service.issuer)
-    if service.ra_certificate:
-        held = ra_key(issuers.current_key(service.issuer), now)
+    current = issuers.current_key(service.issuer)
+    if uses_ra(service, current):
+        held = ra_key(current, now)
         return CaCertificates((bytes(held.certificate.der), *chain))
     return CaCertificates(tuple(chain if service.ca_form == CaForm.CHAIN else chain[:1]))
 
@@ -97,7 +114,7 @@ def next_ca_certificates(service: ScepService, now: datetime) -> bytes | None:
     if following is None or "GetNextCACert" not in service.capabilities:
         return None
     chain = issuers.chain_of(following)
-    if service.ra_certificate:
+    if uses_ra(service, following.issuer_key):
         chain = [bytes(ra_key(following.issuer_key, now).certificate.der), *chain]
     current = issuers.current_key(service.issuer)
     return message.encode_next_ca_certificates(
@@ -133,34 +150,40 @@ def ra_key(issuer_key: IssuerKey, now: datetime) -> HeldKey:
 def renew_ra_certificates(now: datetime) -> int:
     """Make the RA certificates that are missing or end soon, before a client asks; returns how many."""
     made = 0
-    services = ScepService.objects.filter(enabled=True, ra_certificate=True).select_related("issuer")
-    for issuer in {service.issuer_id: service.issuer for service in services}.values():
-        states = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT)
-        for issuer_key in IssuerKey.objects.select_related("issuer").filter(issuer=issuer, state__in=states):
-            if _has_certificate(issuer_key) and _usable(issuer_key, now) is None:
-                ra_key(issuer_key, now)
-                made += 1
+    services: dict[int, list[ScepService]] = {}
+    for service in ScepService.objects.filter(enabled=True):
+        services.setdefault(service.issuer_id, []).append(service)
+    states = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT)
+    rows = IssuerKey.objects.select_related("issuer").filter(issuer__in=services, state__in=states)
+    for issuer_key in rows.order_by("issuer", "generation"):
+        wanted = any(uses_ra(service, issuer_key) for service in services[issuer_key.issuer_id])
+        if wanted and _has_certificate(issuer_key) and _usable(issuer_key, now) is None:
+            ra_key(issuer_key, now)
+            made += 1
     return made
 
 
 # --- the issuer's own certificates -------------------------------------------------------------------------
 
 
-def _choose_ca(service: ScepService, envelope: bytes) -> Recipient:
-    rows = list(
-        IssuerCertificate.objects.select_related("issuer_key__issuer").filter(
-            issuer_key__issuer=service.issuer, issuer_key__state__in=LIVE, revoked_at=None
-        )
+@dataclass(frozen=True)
+class _Candidate:
+    """A certificate that a client may have encrypted to. ``held``: the key of an RA certificate."""
+
+    certificate: bytes
+    issuer_key: IssuerKey
+    held: HeldKey | None = None
+
+
+def _issuer_certificates(issuer: Issuer) -> list[IssuerCertificate]:
+    """Those of every live key generation; the one that GetCACert gives out comes first."""
+    rows = IssuerCertificate.objects.select_related("issuer_key__issuer").filter(
+        issuer_key__issuer=issuer, issuer_key__state__in=LIVE, revoked_at=None
     )
-    usual = next((row for row in rows if _is_usual(row)), None)
-    if usual is None:
+    found = sorted(rows, key=lambda row: not _is_usual(row))
+    if not found or not _is_usual(found[0]):
         raise NotReady("the issuer has no key of its own in force")
-    named = cms.find_recipient(envelope, [bytes(row.der) for row in (usual, *rows)])
-    row = next((row for row in rows if bytes(row.der) == named), usual)
-    return Recipient(
-        _credentials(bytes(row.der), _issuer_private_key(row.issuer_key), "issuer without an RSA key"),
-        row.issuer_key,
-    )
+    return found
 
 
 def _issuer_private_key(issuer_key: IssuerKey) -> PrivateKey:
@@ -188,13 +211,20 @@ def _has_certificate(issuer_key: IssuerKey) -> bool:
 # --- the RA certificate ------------------------------------------------------------------------------------
 
 
-def _choose_ra(service: ScepService, envelope: bytes, now: datetime) -> Recipient:
-    """With an RA certificate the issuer's own key decrypts nothing (section 7.2)."""
-    ra_key(issuers.current_key(service.issuer), now)
-    held_keys = list(
+def _own_certificates(issuer: Issuer, now: datetime) -> list[_Candidate]:
+    """Those of every live key generation, that of the current one first; made where there is none.
+
+    With them alone the issuer's own key decrypts nothing (section 7.2).
+    """
+    ra_key(issuers.current_key(issuer), now)
+    return _held_certificates(issuer, now)
+
+
+def _held_certificates(issuer: Issuer, now: datetime) -> list[_Candidate]:
+    rows = (
         HeldKey.objects.select_related("certificate__issuer_key__issuer")
         .filter(
-            certificate__issuer_key__issuer=service.issuer,
+            certificate__issuer_key__issuer=issuer,
             certificate__issuer_key__state__in=LIVE,
             certificate__purpose=Purpose.SCEP_RECIPIENT,
             certificate__status=CertificateStatus.ISSUED,
@@ -202,13 +232,15 @@ def _choose_ra(service: ScepService, envelope: bytes, now: datetime) -> Recipien
         )
         .order_by("-certificate__not_after", "-pk")
     )
-    usual = next(held for held in held_keys if _issuer_key(held).state == IssuerKeyState.CURRENT)
-    named = cms.find_recipient(envelope, [bytes(held.certificate.der) for held in (usual, *held_keys)])
-    held = next((held for held in held_keys if bytes(held.certificate.der) == named), usual)
-    return Recipient(
-        _credentials(bytes(held.certificate.der), keys.held_private_key(held), "RA certificate without RSA"),
-        _issuer_key(held),
-    )
+    found = [_Candidate(bytes(held.certificate.der), _issuer_key(held), held) for held in rows]
+    return sorted(found, key=lambda one: one.issuer_key.state != IssuerKeyState.CURRENT)
+
+
+def _with_own(able: list[_Candidate], issuer: Issuer, now: datetime) -> list[_Candidate]:
+    """Some keys decrypt and others do not: what the current generation gives out comes first."""
+    if able and able[0].issuer_key.state == IssuerKeyState.CURRENT:
+        return [*able, *_held_certificates(issuer, now)]
+    return [*_own_certificates(issuer, now), *able]
 
 
 def _issuer_key(held: HeldKey) -> IssuerKey:
@@ -252,8 +284,12 @@ def _make(issuer_key: IssuerKey, now: datetime) -> HeldKey:
     return hold(certificate, private_key)
 
 
-def _credentials(certificate: bytes, private_key: PrivateKey, otherwise: str) -> Credentials:
-    """Clients encrypt to an RSA key (section 3.1), and a key in a token does not decrypt."""
+def _credentials(chosen: _Candidate) -> Credentials:
+    """The key that decrypts. Clients encrypt to an RSA key (section 3.1)."""
+    if chosen.held is not None:
+        private_key = keys.held_private_key(chosen.held)
+    else:
+        private_key = _issuer_private_key(chosen.issuer_key)
     if not isinstance(private_key, RSAPrivateKey) or not keys.decrypts(private_key):
-        raise NotReady(otherwise)
-    return Credentials(certificate, private_key)
+        raise NotReady("RA certificate without RSA" if chosen.held else "issuer without an RSA key")
+    return Credentials(chosen.certificate, private_key)

@@ -114,8 +114,8 @@ class ServiceForm(_Form):
             "ca_form": _("Apple devices want the certificate alone; certmonger wants the chain."),
             "ra_certificate": _(
                 "Messages are decrypted and signed by a certificate of the service's own instead of the CA's "
-                "key, made and renewed by itself. Needed where the CA's key is in a token or on an elliptic "
-                "curve. Apple devices are content with either."
+                "key, made and renewed by itself. So it is anyway where the CA's key is in a token or on an "
+                "elliptic curve. Apple devices are content with either."
             ),
             "accept_sha1": _("For clients of before 2017. Nobody is invited to use it."),
             "allow_get": _("certmonger and old clients send their messages by GET."),

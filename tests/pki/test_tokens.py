@@ -11,6 +11,7 @@ from copy import copy, deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -22,15 +23,17 @@ from django.utils import timezone
 
 from pki import issuers, keys, ocsp, rollover, tokens
 from pki.core import algorithms, cms
-from pki.core.certificates import encode_pem
+from pki.core.certificates import encode_pem, key_usages_of
 from pki.core.token_uri import decode_token_uri
 from pki.issuance import Grant, issue
 from pki.issuers import IssuerRefused, create_issuer
 from pki.keys import KeyRefused, new_issuer_key
 from pki.models import Certificate, Issuer, IssuerKey, Purpose, RevocationReason
 from pki.revocation import current_crl, publish_due_crls, revoke
+from pki.subordinate import create_external, create_subordinate, import_certificate, request_certificate
 from pki.tokens import TokenECKey, TokenRSAKey, TokenUnavailable, find_key, make_key
 from tests.pki.conftest import ACTOR, NOW, openssl, spki
+from tests.pki.external_ca import ExternalCa, key_usage
 from tests.pki.test_ocsp import ask_about, by_openssl, certificate_of
 from tests.support.device_door import DeviceClient
 from tests.support.snapshot import no_change
@@ -308,6 +311,35 @@ def test_an_issuer_in_a_token(
     openssl("verify", "-attime", at, "-CAfile", tmp_path / "root.pem", tmp_path / "new.pem")
 
 
+def key_usages(der: bytes) -> frozenset[str]:
+    found = key_usages_of(der)
+    assert found is not None
+    return found
+
+
+def test_no_certificate_invites_to_encrypt_to_a_key_in_a_token(
+    issuer: Issuer, clock: time_machine.Traveller
+) -> None:
+    """A root, the next key of one, a CA below it, and what an external CA is asked for and may send."""
+    signing = frozenset({"digitalSignature", "keyCertSign", "cRLSign"})
+    token: Any = {"algorithm": "RSA-2048", "actor": ACTOR, "now": NOW}
+    below = create_subordinate("below", "B", parent=issuer, key_location=location("below"), **token)
+    made = rollover.rekey(issuer, key_location=location("ca-2"), **token)
+    for der in (*issuers.chain(issuer), *issuers.chain(below), bytes(issuers.current_certificate(made).der)):
+        assert key_usages(der) == signing
+    external = create_external("ext", "E", key_location=location("ext"), **token)
+    request = request_certificate(external, actor=ACTOR, now=NOW)
+    asked = x509.load_der_x509_csr(request).extensions.get_extension_for_class(x509.KeyUsage).value
+    assert (asked.key_cert_sign, asked.digital_signature, asked.key_encipherment) == (True, True, False)
+    corp = ExternalCa(not_before=NOW - timedelta(days=9), not_after=NOW + timedelta(days=900))
+    answer = corp.answer(request, usage=key_usage(key_encipherment=False), not_after=NOW + timedelta(days=90))
+    import_certificate(external, answer, corp.der, actor=ACTOR, now=NOW)
+    assert key_usages(issuers.chain(external)[0]) == signing
+    # One that is kept here is encrypted to, as ever.
+    plain = create_subordinate("plain", "P", parent=issuer, **token)
+    assert key_usages(issuers.chain(plain)[0]) == signing | {"keyEncipherment"}
+
+
 def verify_by_openssl(issuer: Issuer, folder: Path, good: Certificate, bad: Certificate) -> None:
     crl = bytes(current_crl(issuers.current_key(issuer)).der)
     (folder / "root.pem").write_text(encode_pem(issuers.chain(issuer)[0]))
@@ -360,11 +392,10 @@ def test_while_the_token_is_away_nothing_is_half_done(
 def test_devices_are_told_to_come_later(
     issuer: Issuer, hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """GetCACert of a service whose own certificate has yet to be signed by the token."""
+    """GetCACert: the certificate to which clients encrypt has yet to be signed by the token."""
     from scep import services
 
-    service = services.of_issuer(issuer)
-    type(service).objects.filter(pk=service.pk).update(ra_certificate=True)
+    services.of_issuer(issuer)
     hsm.remove()
     client = DeviceClient()
     with no_change(), caplog.at_level(logging.ERROR):
@@ -373,7 +404,9 @@ def test_devices_are_told_to_come_later(
     assert "a key is not available" in caplog.text
     assert PIN not in caplog.text
     hsm.insert()
-    assert client.get("/scep/bramley?operation=GetCACert").status == 200
+    answer = client.get("/scep/bramley?operation=GetCACert")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-x509-ca-ra-cert")
+    assert issuer.keys.get().issued.get().purpose == Purpose.SCEP_RECIPIENT
 
 
 @pytest.mark.django_db

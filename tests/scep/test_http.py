@@ -235,12 +235,16 @@ def test_behind_a_trusted_proxy_the_client_is_counted(issuer: Issuer, settings: 
     assert {row.remote_addr for row in Refusal.objects.all()} == {"192.0.2.1", "192.0.2.2"}
 
 
-def test_an_issuer_whose_key_cannot_decrypt_says_so(db: None, at_noon: time_machine.Traveller) -> None:
-    issuer = issuers.create_issuer("curve", "Curve CA", algorithm="EC-P256", actor=SERVER, now=NOW)
-    key = rsa_key(1)
-    sent = pkcs_req(csr(key), ca_certificate=signer().certificate)
+def test_an_issuer_that_makes_no_certificate_of_its_own_says_so(
+    db: None, at_noon: time_machine.Traveller
+) -> None:
+    """Its key cannot decrypt, and the RA certificate that would cannot be made: the CA has ended."""
+    issuer = issuers.create_issuer("curve", "Curve CA", algorithm="EC-P256", years=1, actor=SERVER, now=NOW)
+    at_noon.move_to(NOW + timedelta(days=400), tick=False)
+    sent = pkcs_req(csr(rsa_key(1)), ca_certificate=signer().certificate)
     door = Door("/scep/curve/")
-    assert door.get("operation=GetCACert").status_code == 200
+    assert door.get("operation=GetCACert").status_code == 503
     assert door.post(sent.body).status_code == 400
-    refusal = Refusal.objects.get()
-    assert (refusal.reason, refusal.target_id) == ("issuer without an RSA key", str(issuer.pk))
+    reason = "no certificate of its own: the issuer's certificate is not valid now"
+    assert list(Refusal.objects.values_list("reason", flat=True).distinct()) == [reason]
+    assert Refusal.objects.filter(target_id=str(issuer.pk)).exists()

@@ -9,10 +9,10 @@ import pytest
 import time_machine
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from audit.models import AuditEvent, Refusal
+from audit.models import AuditEvent
 from audit.recording import SERVER
 from pki import issuers, keys
 from pki.core import cms
@@ -334,21 +334,49 @@ def test_the_ra_of_the_next_generation_is_announced_with_it(
     assert issued(ask(door, sent, ra_certificate)).issuer_key.generation == 2
 
 
-def test_an_issuer_on_a_curve_serves_scep_with_an_ra_certificate(
+def test_an_issuer_on_a_curve_serves_scep_by_itself_with_an_ra_certificate(
     db: None, at_noon: time_machine.Traveller, mint: Mint
 ) -> None:
-    """Without one it cannot: clients encrypt to an RSA key."""
+    """Clients encrypt to an RSA key, so it gets one of its own without being told."""
     curve = issuers.create_issuer("curve", "Curve CA", algorithm="EC-P256", actor=SERVER, now=NOW)
     service = ScepService.objects.create(slug="curve", issuer=curve)
-    door = Door("/scep/curve/")
-    assert door.post(pkcs_req(csr(rsa_key(1)), ca_certificate=signer().certificate).body).status_code == 400
-    assert Refusal.objects.get().reason == "issuer without an RSA key"
-    service.ra_certificate = True
-    service.save()
-    ra, ca = ca_certificates(door)
+    assert not service.ra_certificate
+    assert recipients.renew_ra_certificates(NOW) == 1
+    ra, ca = ca_certificates(Door("/scep/curve/"))
     _challenge, value = mint(issuer=curve)
-    certificate = issued(ask(door, pkcs_req(csr(rsa_key(1), value), ca_certificate=ra), ra))
+    sent = pkcs_req(csr(rsa_key(1), value), ca_certificate=ra)
+    certificate = issued(ask(Door("/scep/curve/"), sent, ra))
     verify_issued_by(bytes(certificate.der), ca)
+    assert HeldKey.objects.count() == 1
+
+
+def test_a_next_key_that_cannot_decrypt_is_announced_with_its_ra_certificate(
+    door: Door, mint: Mint, ca_certificate: bytes, issuer: Issuer
+) -> None:
+    """The key in use decrypts and the next one does not: each generation is asked in its own way."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    der = build_root(
+        (("CN", "Bramley test CA"),),
+        private_key=key,
+        serial_number=900,
+        not_before=NOW - timedelta(days=1),
+        not_after=NOW + timedelta(days=5000),
+    )
+    following = issuers.add_key(
+        issuer, private_key=key, algorithm="EC-P256", certificate=der, state=IssuerKeyState.NEXT
+    )
+    issuers.add_certificate(following, der, kind=IssuerCertificateKind.SELF_SIGNED)
+    ra, announced = next_certificates(door, ca_certificate)
+    assert (ca_certificates(door), announced) == ((ca_certificate,), der)
+    issued(ask(door, pkcs_req(csr(rsa_key(1), mint()[1]), ca_certificate=ca_certificate), ca_certificate))
+    sent = pkcs_req(csr(rsa_key(2), mint()[1]), ca_certificate=ra)
+    assert issued(ask(door, sent, ra)).issuer_key == following
+    # After the change of generations the earlier key is still understood, by those who know it.
+    issuer.keys.filter(state=IssuerKeyState.CURRENT).update(state=IssuerKeyState.PREVIOUS)
+    issuer.keys.filter(state=IssuerKeyState.NEXT).update(state=IssuerKeyState.CURRENT)
+    assert ca_certificates(door) == (ra, der)
+    sent = pkcs_req(csr(rsa_key(3), mint()[1]), ca_certificate=ca_certificate)
+    assert issued(ask(door, sent, ca_certificate)).issuer_key == following
 
 
 def test_two_services_of_one_issuer_share_its_ra_certificate(
