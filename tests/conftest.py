@@ -18,6 +18,18 @@ hypothesis_settings.register_profile("bramley", deadline=None)
 hypothesis_settings.load_profile("bramley")
 
 
+THE_TEST_DATABASE = {"db", "transactional_db", "live_server", "django_db_setup"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What does not touch the test database is not run a second time on PostgreSQL (tools/run_tests.py)."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if not item.get_closest_marker("django_db") and not fixtures & THE_TEST_DATABASE:
+            item.add_marker("once")
+
+
 S = TypeVar("S", Postgres, Redis)
 
 
