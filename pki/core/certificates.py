@@ -12,7 +12,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from cryptography import x509
@@ -27,7 +28,7 @@ from cryptography.x509.oid import (
     ObjectIdentifier,
 )
 
-from pki.core import asn1
+from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
 from pki.core.names import (
     NAME_KEYS,
@@ -92,6 +93,7 @@ EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
 
 
 _EXTENDED_KEY_USAGE_NAMES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
+_VERSION_3 = asn1.encode(asn1.context(0), asn1.encode_integer(2))
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -160,8 +162,12 @@ class CertificateFields:
 # --- Reading ---------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Parse a certificate in strict DER. Raises :class:`Malformed`."""
+    """Parse a certificate in strict DER. Raises :class:`Malformed`.
+
+    The last ones are remembered: the same certificate is asked about several times on the way of a request.
+    """
     try:
         return x509.load_der_x509_certificate(der)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
@@ -176,6 +182,7 @@ def public_key_of(certificate: x509.Certificate) -> PublicKeyTypes:
         raise Malformed("the certificate's key cannot be read") from None
 
 
+@lru_cache(maxsize=64)
 def read_identifiers(der: bytes) -> Identifiers:
     """Issuer, serial number, subject and key as bytes of the certificate. Raises :class:`Malformed`."""
     certificate = asn1.Fields(asn1.read(der), "certificate")
@@ -418,84 +425,125 @@ def sign_certificate(
 ) -> bytes:
     """Build and sign; DER. ``subject`` stands for ``fields.subject``; ``issuer`` None: signed by its own key.
 
-    The issuer's name is copied. Raises :class:`Malformed` where its bytes would come out otherwise.
+    The issuer's name is copied, byte for byte.
     """
     authority = None
     if issuer is not None:
-        authority = (
-            subject_key_identifier(issuer)
-            or x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()).digest
+        authority = subject_key_identifier(issuer) or default_key_identifier(
+            _encode_public_key(private_key.public_key())
         )
-    der = _build(fields, subject, issuer.subject if issuer else subject, authority, private_key)
-    if issuer and read_identifiers(der).issuer != read_identifiers(issuer.public_bytes(Encoding.DER)).subject:
-        raise Malformed("the issuer's name would be encoded in another way")
-    return der
+    # As its bytes are in its certificate: relying parties compare them (RFC 5280 section 4.1.2.4).
+    issuer_name = (
+        read_identifiers(issuer.public_bytes(Encoding.DER)).subject if issuer else subject.public_bytes()
+    )
+    return _build(fields, subject, issuer_name, authority, private_key)
 
 
 def _build(
     fields: CertificateFields,
     subject: x509.Name,
-    issuer: x509.Name,
+    issuer_name: bytes,
     authority: bytes | None,
     private_key: PrivateKey,
 ) -> bytes:
-    public_key = load_public_key(fields.public_key)
-    key_identifier = (
-        x509.SubjectKeyIdentifier(fields.key_identifier)
-        if fields.key_identifier
-        else x509.SubjectKeyIdentifier.from_public_key(public_key)  # type: ignore[arg-type]
+    """RFC 5280 section 4.1, written by our own encoder: the builder of ``cryptography`` takes far longer."""
+    if not 0 < fields.serial_number < 1 << 159:
+        raise ValueError("a serial number is positive and has at most 20 octets")
+    if fields.not_after < fields.not_before:
+        raise ValueError("the certificate would end before it begins")
+    public_key = _normal_public_key(fields.public_key)
+    digest = signing_hash(private_key).name
+    algorithm = algorithms.encode_signature_algorithm(private_key, digest)
+    to_sign = asn1.encode_sequence(
+        _VERSION_3,
+        asn1.encode_integer(fields.serial_number),
+        algorithm,
+        issuer_name,
+        asn1.encode_sequence(asn1.encode_time(fields.not_before), asn1.encode_time(fields.not_after)),
+        subject.public_bytes(),
+        public_key,
+        asn1.encode(
+            asn1.context(3), asn1.encode_sequence(*_extensions(fields, subject, public_key, authority))
+        ),
     )
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(issuer)
-        .subject_name(subject)
-        .public_key(public_key)  # type: ignore[arg-type]
-        .serial_number(fields.serial_number)
-        .not_valid_before(fields.not_before.astimezone(UTC))
-        .not_valid_after(fields.not_after.astimezone(UTC))
-        .add_extension(
-            x509.BasicConstraints(ca=fields.is_ca, path_length=fields.path_length if fields.is_ca else None),
-            critical=True,
-        )
-        .add_extension(_key_usage(fields.key_usage), critical=True)
-        .add_extension(key_identifier, critical=False)
-    )
+    signature = algorithms.sign(private_key, digest, to_sign)
+    return asn1.encode_sequence(to_sign, algorithm, asn1.encode(asn1.BIT_STRING, b"\0", signature))
+
+
+def _extensions(
+    fields: CertificateFields, subject: x509.Name, public_key: bytes, authority: bytes | None
+) -> Iterable[bytes]:
+    yield _basic_constraints(fields.is_ca, fields.path_length if fields.is_ca else None)
+    yield _key_usage(fields.key_usage)
+    identifier = fields.key_identifier or default_key_identifier(public_key)
+    yield _extension_of(x509.SubjectKeyIdentifier(identifier))
     if authority is not None:
-        builder = builder.add_extension(x509.AuthorityKeyIdentifier(authority, None, None), critical=False)
+        yield _authority_key_identifier(authority)
     if fields.extended_key_usage:
-        usages = [EXTENDED_KEY_USAGES[usage] for usage in fields.extended_key_usage]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        yield _extended_key_usage(fields.extended_key_usage)
     if fields.san:
         # RFC 5280 section 4.2.1.6: critical where there is no subject.
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName(encode_alternative_names(fields.san)), critical=not subject.rdns
-        )
+        names = x509.SubjectAlternativeName(encode_alternative_names(fields.san))
+        yield _extension_of(names, critical=not subject.rdns)
     if fields.crl_url:
-        point = x509.DistributionPoint([x509.UniformResourceIdentifier(fields.crl_url)], None, None, None)
-        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
-    if access := _authority_access(fields):
-        builder = builder.add_extension(x509.AuthorityInformationAccess(access), critical=False)
+        yield _crl_distribution_point(fields.crl_url)
+    if fields.ocsp_url or fields.issuer_url:
+        yield _authority_access(fields.ocsp_url, fields.issuer_url)
     if fields.ocsp_no_check:
-        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
-    return builder.sign(private_key, signing_hash(private_key)).public_bytes(Encoding.DER)
+        yield _extension_of(x509.OCSPNoCheck())
 
 
-def _authority_access(fields: CertificateFields) -> list[x509.AccessDescription]:
-    """Where its status is asked for, and where its issuer's certificate is (RFC 5280 section 4.2.2.1)."""
-    places = (
-        (AuthorityInformationAccessOID.OCSP, fields.ocsp_url),
-        (AuthorityInformationAccessOID.CA_ISSUERS, fields.issuer_url),
+def _extension_of(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
+    return asn1.encode_sequence(
+        asn1.encode_oid(value.oid.dotted_string),
+        asn1.encode(asn1.BOOLEAN, b"\xff") if critical else b"",
+        asn1.encode_octets(value.public_bytes()),
     )
-    return [
-        x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in places if url
-    ]
 
 
-def _key_usage(usages: frozenset[str]) -> x509.KeyUsage:
+# What is the same in most certificates of an issuer is encoded once.
+
+
+@lru_cache(maxsize=64)
+def _basic_constraints(is_ca: bool, path_length: int | None) -> bytes:
+    return _extension_of(x509.BasicConstraints(ca=is_ca, path_length=path_length), critical=True)
+
+
+@lru_cache(maxsize=64)
+def _key_usage(usages: frozenset[str]) -> bytes:
     if unknown := usages - KEY_USAGES:
         raise ValueError(f"unknown key usage {sorted(unknown)}")
     named = {attribute: name in usages for name, attribute in _KEY_USAGE_FIELDS.items()}
-    return x509.KeyUsage(**named, encipher_only=False, decipher_only=False)
+    return _extension_of(x509.KeyUsage(**named, encipher_only=False, decipher_only=False), critical=True)
+
+
+@lru_cache(maxsize=64)
+def _authority_key_identifier(identifier: bytes) -> bytes:
+    return _extension_of(x509.AuthorityKeyIdentifier(identifier, None, None))
+
+
+@lru_cache(maxsize=64)
+def _extended_key_usage(usages: tuple[str, ...]) -> bytes:
+    return _extension_of(x509.ExtendedKeyUsage([EXTENDED_KEY_USAGES[usage] for usage in usages]))
+
+
+@lru_cache(maxsize=64)
+def _crl_distribution_point(url: str) -> bytes:
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return _extension_of(x509.CRLDistributionPoints([point]))
+
+
+@lru_cache(maxsize=64)
+def _authority_access(ocsp_url: str | None, issuer_url: str | None) -> bytes:
+    """Where its status is asked for, and where its issuer's certificate is (RFC 5280 section 4.2.2.1)."""
+    places = (
+        (AuthorityInformationAccessOID.OCSP, ocsp_url),
+        (AuthorityInformationAccessOID.CA_ISSUERS, issuer_url),
+    )
+    access = [
+        x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in places if url
+    ]
+    return _extension_of(x509.AuthorityInformationAccess(access))
 
 
 def signing_hash(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
@@ -511,6 +559,12 @@ def load_public_key(der: bytes) -> PublicKeyTypes:
         return load_der_public_key(der)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise Malformed("the public key cannot be read") from None
+
+
+@lru_cache(maxsize=64)
+def _normal_public_key(der: bytes) -> bytes:
+    """A SubjectPublicKeyInfo as we encode it, whoever encoded it before. Raises :class:`Malformed`."""
+    return _encode_public_key(load_public_key(der))
 
 
 def _encode_public_key(key: PublicKeyTypes) -> bytes:

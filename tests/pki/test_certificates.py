@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    NameOID,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -402,3 +407,111 @@ def test_the_public_key_alone_comes_from_outside(root: Party, rsa_key: rsa.RSAPr
 def test_times_must_be_aware(root: Party, ec_party: Party) -> None:
     certificate = issue(root, fields(ec_party, not_after=datetime.fromisoformat("2027-01-01T02:00:00+02:00")))
     assert certificate.not_valid_after_utc.isoformat() == "2027-01-01T00:00:00+00:00"
+
+
+EVERYTHING: dict[str, object] = {
+    "subject": (("CN", "Zo\u00eb's iPad"), ("O", "Orchard"), ("C", "GB"), ("serialNumber", "C02")),
+    "san": (("DNS", "a.example"), ("URI", "urn:x:1"), ("email", "a@example.com"), ("IP", "192.0.2.1")),
+    "extended_key_usage": ("clientAuth", "serverAuth"),
+    "crl_url": "http://ca.example/1.crl",
+    "issuer_url": "http://ca.example/ca.cer",
+    "ocsp_url": "http://ca.example/ocsp",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        EVERYTHING,
+        {"subject": (), "san": (("DNS", "a.example"),)},
+        {"not_after": datetime(2061, 1, 1, tzinfo=UTC), "serial_number": 0x80},
+        {"ocsp_no_check": True, "extended_key_usage": ("OCSPSigning",), "key_usage": frozenset()},
+        {"is_ca": True, "path_length": 0, "key_usage": frozenset({"keyCertSign", "cRLSign"})},
+        {"is_ca": True, "key_identifier": b"identifier", "ocsp_url": "http://ca.example/ocsp"},
+    ],
+    ids=["plain", "everything", "no subject", "after 2049", "OCSP", "CA", "unlimited CA"],
+)
+@pytest.mark.once
+def test_what_is_built_is_what_the_builder_of_cryptography_builds(
+    root: Party, ec_party: Party, changes: dict[str, object]
+) -> None:
+    wanted = fields(ec_party, **changes)
+    der = build_certificate(wanted, issuer_certificate=root.certificate, private_key=root.key)
+    assert der == _built_otherwise(wanted, root)
+
+
+def _built_otherwise(wanted: CertificateFields, root: Party) -> bytes:
+    issuer = x509.load_der_x509_certificate(root.certificate)
+    key = load_der_public_key(wanted.public_key)
+    named = {
+        "digital_signature": "digitalSignature",
+        "content_commitment": "nonRepudiation",
+        "key_encipherment": "keyEncipherment",
+        "data_encipherment": "dataEncipherment",
+        "key_agreement": "keyAgreement",
+        "key_cert_sign": "keyCertSign",
+        "crl_sign": "cRLSign",
+    }
+    usage = {attribute: name in wanted.key_usage for attribute, name in named.items()}
+    subject = encode_name(wanted.subject)
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(wanted.is_ca, wanted.path_length), True),
+        (x509.KeyUsage(**usage, encipher_only=False, decipher_only=False), True),
+        (
+            x509.SubjectKeyIdentifier(wanted.key_identifier)
+            if wanted.key_identifier
+            else x509.SubjectKeyIdentifier.from_public_key(key),  # type: ignore[arg-type]
+            False,
+        ),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), False),  # type: ignore[arg-type]
+    ]
+    usages = {
+        "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
+        "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
+        "OCSPSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
+    }
+    if wanted.extended_key_usage:
+        extensions.append(
+            (x509.ExtendedKeyUsage([usages[name] for name in wanted.extended_key_usage]), False)
+        )
+    if wanted.san:
+        names = x509.SubjectAlternativeName(encode_alternative_names(wanted.san))
+        extensions.append((names, not wanted.subject))
+    if wanted.crl_url:
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(wanted.crl_url)], None, None, None)
+        extensions.append((x509.CRLDistributionPoints([point]), False))
+    access = [
+        x509.AccessDescription(method, x509.UniformResourceIdentifier(url))
+        for method, url in (
+            (AuthorityInformationAccessOID.OCSP, wanted.ocsp_url),
+            (AuthorityInformationAccessOID.CA_ISSUERS, wanted.issuer_url),
+        )
+        if url
+    ]
+    if access:
+        extensions.append((x509.AuthorityInformationAccess(access), False))
+    if wanted.ocsp_no_check:
+        extensions.append((x509.OCSPNoCheck(), False))
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.subject)
+        .subject_name(subject)
+        .public_key(key)  # type: ignore[arg-type]
+        .serial_number(wanted.serial_number)
+        .not_valid_before(wanted.not_before)
+        .not_valid_after(wanted.not_after)
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(root.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"serial_number": 0}, {"serial_number": 1 << 159}, {"not_after": NOW - timedelta(seconds=1)}]
+)
+def test_fields_that_no_certificate_may_have(
+    root: Party, ec_party: Party, changes: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=r"serial number|before it begins"):
+        issue(root, fields(ec_party, **changes))
