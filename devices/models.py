@@ -122,6 +122,11 @@ class Enrollment(models.Model):
     user_long_name = models.CharField(_("full name"), max_length=200, blank=True)
     state = models.CharField(_("state"), max_length=14, choices=EnrollmentState.choices)
     state_reason = models.CharField(_("reason"), max_length=300, blank=True)
+    said = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="Held in quarantine: the columns of the device as its Authenticate had them.",
+    )
     epoch = models.PositiveIntegerField(_("epoch"), default=1)
     binding = models.UUIDField(
         _("binding"),

@@ -175,7 +175,8 @@ def _quarantine(
     )
     enrollment = _create(device, certificate, message, EnrollmentState.QUARANTINED, now)
     enrollment.state_reason = f"the device is enrolled already; this request says: {said or '—'}"[:300]
-    enrollment.save(update_fields=["state_reason"])
+    enrollment.said = _facts(message)
+    enrollment.save(update_fields=["state_reason", "said"])
     _leave_receipt(enrollment, body_digest, now)
     _record(enrollment, "enrollment.quarantined", details={"certificate": certificate.serial_number})
     return Outcome(enrollment, Kind.QUARANTINED)

@@ -12,6 +12,9 @@ from devices.models import Device
 from enrollment.core.access import MAX_IDENTIFIER, normal_identifier
 from enrollment.models import BlockedDevice
 
+SHORTEST = 4
+"""Characters of an identifier."""
+
 
 class BlockRefused(Exception):
     """It cannot be blocked; ``reason`` says why."""
@@ -24,9 +27,10 @@ class BlockRefused(Exception):
 def block(identifier: str, *, reason: str, actor: Actor, now: datetime) -> BlockedDevice:
     """Keep a serial number or UDID out. A second time changes nothing. Raises :class:`BlockRefused`."""
     normal = normal_identifier(identifier)
-    if not 4 <= len(normal) <= MAX_IDENTIFIER:
+    if not SHORTEST <= len(normal) <= MAX_IDENTIFIER:
         raise BlockRefused(
-            f"“{identifier.strip()[:40]}”: a serial number or UDID has 4 to {MAX_IDENTIFIER} characters."
+            f"“{identifier.strip()[:40]}”: a serial number or UDID has "
+            f"{SHORTEST} to {MAX_IDENTIFIER} characters."
         )
     with transaction.atomic():
         blocked, created = BlockedDevice.objects.get_or_create(
@@ -51,9 +55,13 @@ def block_all(identifiers: Iterable[str], *, reason: str, actor: Actor, now: dat
 
 def block_device(device: Device, *, reason: str, actor: Actor, now: datetime) -> list[BlockedDevice]:
     """Keep a device out by its UDID and its serial number."""
-    names = [name for name in (device.serial_number, device.udid) if normal_identifier(name)]
     with transaction.atomic():
-        return [block(name, reason=reason, actor=actor, now=now) for name in names]
+        return [block(name, reason=reason, actor=actor, now=now) for name in names_of(device)]
+
+
+def names_of(device: Device) -> list[str]:
+    """By what a device is blocked: serial number and UDID, where they are long enough to mean one device."""
+    return [name for name in (device.serial_number, device.udid) if len(normal_identifier(name)) >= SHORTEST]
 
 
 def unblock(blocked: Iterable[BlockedDevice], *, actor: Actor, now: datetime) -> int:

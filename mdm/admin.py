@@ -47,9 +47,8 @@ from devices.models import (
     Identity,
     IdentityState,
 )
-from enrollment import blocking
 from enrollment.models import EnrollmentSession
-from mdm import departure, quarantine, questions
+from mdm import admin_leaving, people, quarantine, questions, rivals
 from mdm.device_page import device_page
 from push import outbox
 from vault.sealed import SealError
@@ -170,10 +169,13 @@ class DeviceAdmin(_DeviceAdmin):
         "enrollments__user_short_name",
         "enrollments__user_long_name",
     ]
-    search_help_text = _("Name, serial number, UDID, model, IMEI, user")
+    search_help_text = _("Name, serial number, UDID, model, IMEI, user, who enrolled it")
     list_per_page = 50
     show_full_result_count = False
-    actions = ["send_command", "push_now", "refresh_inventory", "add_to_group", "remove_from_group"]
+    actions = [
+        *("send_command", "push_now", "refresh_inventory"),
+        *("add_to_group", "remove_from_group", "unenrol"),
+    ]
     filter_horizontal = ["groups"]
     fieldsets = [
         (
@@ -222,6 +224,20 @@ class DeviceAdmin(_DeviceAdmin):
         """Asked by the actions that give devices something to do."""
         return request.user.has_perm("commands.add_command")
 
+    def has_unenrol_permission(self, request: HttpRequest) -> bool:
+        """Asked by the action."""
+        return admin_leaving.may_unenrol(request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
+    ) -> tuple[QuerySet[Device], bool]:
+        """Also by who enrolled the device."""
+        found, duplicates = super().get_search_results(request, queryset, search_term)
+        if not search_term.strip():
+            return found, duplicates
+        binding = "enrollments__binding"
+        return people.found_by_person(queryset, search_term.strip(), binding=binding, or_else=found), False
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         """With state, last contact and what is waiting, at no query more for each row."""
         current = Enrollment.objects.filter(device=OuterRef("pk"), channel=Channel.DEVICE).order_by("-pk")
@@ -240,8 +256,10 @@ class DeviceAdmin(_DeviceAdmin):
                 live_state=Subquery(live.values("state")[:1]),
                 last_state=Subquery(current.values("state")[:1]),
                 seen_at=Subquery(live.values("last_seen_at")[:1]),
+                binding=Subquery(current.values("binding")[:1]),
                 waiting=Subquery(waiting.values("count")[:1]),
             )
+            .annotate(person=people.person("binding"))
             .prefetch_related(Prefetch("enrollments", queryset=users, to_attr="user_enrollments"))
         )
 
@@ -265,7 +283,8 @@ class DeviceAdmin(_DeviceAdmin):
     @admin.display(description=_("user"))
     def user(self, device: Device) -> str:
         users: Sequence[Enrollment] = getattr(device, "user_enrollments", ())
-        return ", ".join(user.user_short_name or user.user_id for user in users) or "-"
+        names = [user.user_short_name or user.user_id for user in users]
+        return ", ".join(names) or getattr(device, "person", None) or "-"
 
     @admin.display(description=_("last seen"), ordering="seen_at")
     def last_seen(self, device: Device) -> Any:
@@ -292,7 +311,10 @@ class DeviceAdmin(_DeviceAdmin):
                 "may_command": self.has_command_permission(request),
                 "may_reveal": _may_reveal(request),
                 "send_url": address_for(request, [device.pk]),
-                "may_unenrol": _may_unenrol(request),
+                "may_see_record": request.user.has_perm("audit.view_auditevent"),
+                "may_unenrol": admin_leaving.may_unenrol(request),
+                "may_block": admin_leaving.may_block(request),
+                "may_unblock": admin_leaving.may_unblock(request),
             }
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
@@ -322,50 +344,9 @@ class DeviceAdmin(_DeviceAdmin):
                 self.admin_site.admin_view(require_POST(self.refresh_view)),
                 name="devices_device_refresh",
             ),
-            path(
-                "<int:pk>/unenrol/",
-                self.admin_site.admin_view(self.unenrol_view),
-                name="devices_device_unenrol",
-            ),
+            *admin_leaving.urls(self),
         ]
         return [*own, *super().get_urls()]
-
-    def unenrol_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Ask how, with the device's name typed, and with POST end its management."""
-        if not _may_unenrol(request):
-            raise PermissionDenied
-        device = Device.objects.filter(pk=pk).first()
-        if device is None:
-            raise Http404
-        form = UnenrolForm(device, request.POST if request.method == "POST" else None)
-        if request.method == "POST" and form.is_valid():
-            self._unenrol(request, device, form)
-            return HttpResponseRedirect(reverse("admin:devices_device_change", args=[pk]))
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": gettext("Unenrol"),
-            "device": device,
-            "form": form,
-            "adminform": _panel(form, *form.fields),
-        }
-        return TemplateResponse(request, "admin/devices/device/unenrol.html", context)
-
-    def _unenrol(self, request: HttpRequest, device: Device, form: UnenrolForm) -> None:
-        actor, now, values = _actor(request), timezone.now(), form.cleaned_data
-        with transaction.atomic():
-            if values["block"]:
-                blocking.block_device(device, reason=values["reason"], actor=actor, now=now)
-            if values["way"] == UnenrolForm.REMOVE:
-                done = departure.remove_profiles([device.pk], actor=actor, now=now)
-                said = gettext("The command to remove the management profile is queued.")
-            else:
-                done = departure.turn_away([device.pk], actor=actor, now=now, reason=values["reason"])
-                said = gettext("Unenrolled. The device is turned away when it next connects.")
-        for _device, why in done.left_out:
-            self.message_user(request, gettext("Not possible: %(why)s.") % {"why": why}, messages.ERROR)
-        if done.leaving:
-            self.message_user(request, said, messages.SUCCESS)
 
     def push_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Wake one device."""
@@ -405,6 +386,11 @@ class DeviceAdmin(_DeviceAdmin):
     @admin.action(description=_("Take out of a group…"), permissions=["change"])
     def remove_from_group(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
         return self._with_group(request, queryset, "remove_from_group")
+
+    @admin.action(description=_("Unenrol…"), permissions=["unenrol"])
+    def unenrol(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
+        ids = list(queryset.order_by("pk").values_list("pk", flat=True)[: 2 * admin_leaving.MOST_AT_ONCE])
+        return admin_leaving.LeavingPages(self).choose(request, ids)
 
     def _push(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
         """Wake the devices; who has no living push token is left out, and counted."""
@@ -488,49 +474,6 @@ class DeviceAdmin(_DeviceAdmin):
         return None
 
 
-class UnenrolForm(forms.Form):
-    """How a device leaves; its serial number (or what else it is known by) is typed."""
-
-    REMOVE, TURN_AWAY = "remove", "turn_away"
-
-    way = forms.ChoiceField(
-        label=_("how"),
-        choices=[
-            (
-                REMOVE,
-                _("Send the command to remove the management profile. The device says when it is off."),
-            ),
-            (
-                TURN_AWAY,
-                _(
-                    "End the enrolment now and turn the device away when it next connects. "
-                    "For a device that does not carry out commands."
-                ),
-            ),
-        ],
-        initial=REMOVE,
-        widget=forms.RadioSelect,
-    )
-    reason = forms.CharField(label=_("reason"), required=False, max_length=200)
-    block = forms.BooleanField(label=_("Block it as well: it cannot enrol again"), required=False)
-    typed = forms.CharField(label=_("to confirm"), max_length=100)
-
-    def __init__(self, device: Device, data: Any = None) -> None:
-        super().__init__(data)
-        self.wanted = device.serial_number or device.udid
-        self.fields["typed"].help_text = gettext("Type %(name)s.") % {"name": self.wanted}
-
-    def clean_typed(self) -> str:
-        typed: str = self.cleaned_data["typed"].strip()
-        if typed.casefold() != self.wanted.casefold():
-            raise forms.ValidationError(gettext("That is not the device's."))
-        return typed
-
-
-def _may_unenrol(request: HttpRequest) -> bool:
-    return all(request.user.has_perm(name) for name in ("devices.change_enrollment", "commands.add_command"))
-
-
 class GroupForm(forms.Form):
     """Which group."""
 
@@ -560,7 +503,10 @@ class DecisionForm(forms.Form):
 class EnrollmentAdmin(ReadOnlyAdmin):
     """Each life of a device under management. Those that are held are admitted or refused here."""
 
-    list_display = ["device", "channel", "user_id", "state", "last_seen_at", "enrolled_at", "ended_at"]
+    list_display = [
+        *("device", "channel", "user_id", "person", "state", "state_reason"),
+        *("last_seen_at", "enrolled_at", "ended_at"),
+    ]
     list_filter = ["state", "channel", "device__platform"]
     search_fields = [
         "device__serial_number",
@@ -570,7 +516,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         "user_long_name",
         "user_id",
     ]
-    search_help_text = _("Device name, serial number, UDID, user")
+    search_help_text = _("Device name, serial number, UDID, user, who enrolled it")
     list_select_related = ["device"]
     list_per_page = 50
     fieldsets = [
@@ -600,6 +546,24 @@ class EnrollmentAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = ["uuid", "device_link", "certificates", "session", "has_token", "push_state"]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Enrollment]:
+        """With who enrolled."""
+        rows: QuerySet[Enrollment] = super().get_queryset(request)
+        return rows.annotate(who=people.person("binding"))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Enrollment], search_term: str
+    ) -> tuple[QuerySet[Enrollment], bool]:
+        """Also by who enrolled."""
+        found, duplicates = super().get_search_results(request, queryset, search_term)
+        if not search_term.strip():
+            return found, duplicates
+        return people.found_by_person(queryset, search_term.strip(), binding="binding", or_else=found), False
+
+    @admin.display(description=_("person"))
+    def person(self, enrollment: Enrollment) -> str:
+        return getattr(enrollment, "who", None) or "-"
+
     def has_decide_permission(self, request: HttpRequest) -> bool:
         """The right to change enrolments is the right to admit and refuse."""
         return request.user.has_perm("devices.change_enrollment")
@@ -611,8 +575,21 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        context = {"may_decide": self.has_decide_permission(request)}
+        context: dict[str, Any] = {"may_decide": self.has_decide_permission(request)}
+        held = self._held(object_id)
+        if held is not None and self.has_view_permission(request, held):
+            context["comparison"] = rivals.compare(held)
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    def _held(self, object_id: str) -> Enrollment | None:
+        """The enrolment, if there is something to decide about it."""
+        if not object_id.isdigit():
+            return None
+        return (
+            Enrollment.objects.select_related("device")
+            .filter(pk=object_id, state=EnrollmentState.QUARANTINED, channel=Channel.DEVICE)
+            .first()
+        )
 
     @admin.display(description=_("device"))
     def device_link(self, enrollment: Enrollment) -> SafeString:
@@ -668,6 +645,9 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         enrollment = Enrollment.objects.select_related("device").filter(pk=pk).first()
         if enrollment is None or decision not in {"admit", "refuse"}:
             raise Http404
+        if request.method == "GET" and self._held(str(pk)) is None:
+            self.message_user(request, gettext("This enrolment is not held any more."), messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:devices_enrollment_change", args=[pk]))
         form = DecisionForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             self._decide(request, enrollment, decision, form.cleaned_data["reason"])
@@ -678,7 +658,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
             "title": gettext("Admit") if decision == "admit" else gettext("Refuse"),
             "decision": decision,
             "enrollment": enrollment,
-            "live": registry.live_enrollment(enrollment.device),
+            "comparison": rivals.compare(enrollment),
             "form": form,
             "adminform": _panel(form, "reason"),
         }

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
@@ -43,6 +44,21 @@ class Departure:
     left_out: list[tuple[Device, str]]
 
 
+@dataclass(frozen=True)
+class Preview:
+    """Of some devices: which are managed and would leave, and which are left out, each with the reason."""
+
+    leaving: list[Device]
+    left_out: list[tuple[Device, str]]
+
+
+def preview(device_ids: Iterable[int]) -> Preview:
+    """Who would leave if these devices were turned away."""
+    left_out: list[tuple[Device, str]] = []
+    found = _current(device_ids, [*registry.OPEN_STATES, *TURNED], left_out)
+    return Preview([enrollment.device for enrollment in found], left_out)
+
+
 def remove_profiles(device_ids: Iterable[int], *, actor: Actor, now: datetime) -> Departure:
     """Queue RemoveProfile of the management profile for each of these devices that is enrolled.
 
@@ -50,8 +66,10 @@ def remove_profiles(device_ids: Iterable[int], *, actor: Actor, now: datetime) -
     """
     by_identifier: dict[str, list[int]] = defaultdict(list)
     left_out: list[tuple[Device, str]] = []
-    for enrollment in _current(device_ids, [EnrollmentState.ENROLLED], left_out):
-        identifier = profile_of(enrollment)
+    found = _current(device_ids, [EnrollmentState.ENROLLED], left_out)
+    identifiers = _profiles_of(found)
+    for enrollment in found:
+        identifier = identifiers.get(enrollment.binding) if enrollment.binding else None
         if identifier is None:
             left_out.append((enrollment.device, _("enrolled by a profile that is not known here")))
         else:
@@ -146,7 +164,13 @@ def removed(enrollment: Enrollment, identifier: object, now: datetime) -> bool:
 
 def profile_of(enrollment: Enrollment) -> str | None:
     """PayloadIdentifier of the profile that enrolled it; None where that is not known any more."""
-    if enrollment.binding is None:
-        return None
-    session = EnrollmentSession.objects.filter(uuid=enrollment.binding).select_related("profile").first()
-    return f"{IDENTIFIER}.{session.profile.payload_uuid}" if session else None
+    return _profiles_of([enrollment]).get(enrollment.binding) if enrollment.binding else None
+
+
+def _profiles_of(enrollments: Iterable[Enrollment]) -> dict[UUID, str]:
+    """The PayloadIdentifiers by binding, in one query."""
+    bindings = [enrollment.binding for enrollment in enrollments if enrollment.binding is not None]
+    sessions = EnrollmentSession.objects.filter(uuid__in=bindings).values_list(
+        "uuid", "profile__payload_uuid"
+    )
+    return {binding: f"{IDENTIFIER}.{profile}" for binding, profile in sessions}

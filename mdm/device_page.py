@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
+from audit.models import AuditEvent
 from commands.models import CommandDelivery
 from devices.models import (
     LIVE_STATES,
@@ -17,11 +19,15 @@ from devices.models import (
     Enrollment,
     EscrowedSecret,
 )
+from enrollment import blocking
+from enrollment.models import BlockedDevice, EnrollmentSession
+from mdm import people
 from mdm.standing import Remark, active_certificate, remarks
 from pki.models import Certificate
 from push.models import PushRequest
 
 RECENT_DELIVERIES = 15
+RECENT_HAPPENINGS = 15
 MAX_FACTS = 400
 
 
@@ -34,9 +40,12 @@ class DevicePage:
     certificate: Certificate | None
     push: PushRequest | None
     users: Sequence[Enrollment]
-    history: Sequence[Enrollment]
+    history: Sequence[tuple[Enrollment, EnrollmentSession | None]]
     deliveries: Sequence[CommandDelivery]
     secrets: Sequence[EscrowedSecret]
+    session: EnrollmentSession | None
+    blocks: Sequence[BlockedDevice]
+    happenings: Sequence[AuditEvent]
     information: Sequence[tuple[str, str]] = field(repr=False)
     security: Sequence[tuple[str, str]] = field(repr=False)
 
@@ -47,13 +56,18 @@ def device_page(device: Device, now: datetime) -> DevicePage:
     history = [row for row in rows if row.channel == Channel.DEVICE]
     live = [row for row in history if row.state in LIVE_STATES]
     enrollment = next(iter([*live, *history]), None)
+    sessions = people.sessions_of(history)
+
+    def session_of(row: Enrollment | None) -> EnrollmentSession | None:
+        return sessions.get(row.binding) if row and row.binding else None
+
     return DevicePage(
         enrollment=enrollment,
         remarks=remarks(enrollment, now),
         certificate=active_certificate(enrollment) if enrollment else None,
         push=PushRequest.objects.filter(enrollment=enrollment).first() if enrollment else None,
         users=[row for row in rows if enrollment and row.parent_id == enrollment.pk],
-        history=history,
+        history=[(row, session_of(row)) for row in history],
         deliveries=list(
             CommandDelivery.objects.select_related("command", "enrollment")
             .defer("command__payload_sealed")
@@ -65,9 +79,20 @@ def device_page(device: Device, now: datetime) -> DevicePage:
             .filter(enrollment__device=device)
             .order_by("withdrawn_at", "-pk")
         ),
+        session=session_of(enrollment),
+        blocks=blocking.blocks_of(device),
+        happenings=list(_happenings(device, rows)),
         information=list(facts(device.information)),
         security=list(facts(device.security)),
     )
+
+
+def _happenings(device: Device, enrollments: list[Enrollment]) -> QuerySet[AuditEvent]:
+    """What was done to the device, and what it did."""
+    about = Q(target_kind="devices.device", target_id=str(device.pk)) | Q(
+        target_kind="devices.enrollment", target_id__in=[str(row.pk) for row in enrollments]
+    )
+    return AuditEvent.objects.filter(about).order_by("-pk")[:RECENT_HAPPENINGS]
 
 
 def facts(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -27,10 +27,12 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
+from audit.wording import action_in_words
 from console import charts, states, words
 from console.sections import NAMES, section_of
 
 register = template.Library()
+register.filter(action_in_words)
 
 
 @register.filter
