@@ -69,6 +69,8 @@ class Step:
     done: bool
     url: str = ""
     link: str = ""
+    stays: bool = False
+    """Whether the link is there when it is done as well."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,9 @@ def _steps(has_issuer: bool, push_certificates: list[PushCertificate], has_devic
             _("Devices are told %(address)s. Set BRAMLEY_PUBLIC_URL to an address that starts with https://.")
             % {"address": address},
             address.startswith("https://"),
+            reverse("admin:pki_tlsanchor_check") if address.startswith("https://") else "",
+            _("Will devices trust it?"),
+            stays=True,
         ),
         Step(
             _("Enrol the first device"),

@@ -24,7 +24,16 @@ class Section:
 
 SECTIONS = (
     Section(
-        "devices", _("Devices"), "device", ("devices.device", "devices.devicegroup", "devices.enrollment")
+        "devices",
+        _("Devices"),
+        "device",
+        (
+            "devices.device",
+            "devices.devicegroup",
+            "devices.enrollment",
+            "renewal.identityrenewal",
+            "renewal.renewalpermit",
+        ),
     ),
     Section("commands", _("Commands"), "command", ("commands.command", "commands.commanddelivery")),
     Section(
@@ -39,6 +48,7 @@ SECTIONS = (
             "enrollment.blockeddevice",
             "enrollment.deviceauthority",
             "enrollment.devicesigner",
+            "pki.tlsanchor",
         ),
     ),
     Section(
@@ -48,6 +58,7 @@ SECTIONS = (
         (
             "pki.certificate",
             "pki.issuer",
+            "renewal.rekeycampaign",
             "pki.issuerkey",
             "pki.issuercertificate",
             "pki.crl",
@@ -71,6 +82,8 @@ OTHER = Section("other", _("Other"), "record", ())
 # Plural names for the list of contents, where the models' own would say less.
 NAMES: dict[str, str | Promise] = {
     "devices.enrollment": _("Enrolment history"),
+    "renewal.identityrenewal": _("Certificate renewals"),
+    "renewal.renewalpermit": _("Let in although expired"),
     "enrollment.enrollmentprofile": _("Ways to enrol"),
     "enrollment.enrollmentsession": _("Enrolment attempts"),
     "enrollment.enrollmentcode": _("Codes"),

@@ -22,7 +22,7 @@ from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from devices.models import Channel, Enrollment
-from enrollment import admin_access, admin_device_cas, completion
+from enrollment import admin_access, admin_device_cas, admin_tls, completion
 from enrollment.access import listed, taken
 from enrollment.core.access import MAX_IDENTIFIER, identifiers
 from enrollment.core.payloads import RIGHTS, RightsRefused, verify_access_rights
@@ -524,4 +524,10 @@ def _links(rows: Any) -> SafeString | str:
     return format_html_join("", '<div><a href="{}">{}</a></div>', rows) or "-"
 
 
-__all__ = ["EnrollmentProfileAdmin", "EnrollmentSessionAdmin", "admin_access", "admin_device_cas"]
+__all__ = [
+    "EnrollmentProfileAdmin",
+    "EnrollmentSessionAdmin",
+    "admin_access",
+    "admin_device_cas",
+    "admin_tls",
+]

@@ -21,7 +21,6 @@ from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.django_client import DjangoIntegration, DjangoOAuth2App
 from authlib.integrations.requests_client import OAuth2Session
 from django.conf import settings
-from django.db import connection
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from joserfc.errors import JoseError
@@ -29,6 +28,7 @@ from joserfc.errors import JoseError
 from enrollment.access import Person
 from enrollment.core import provider as core
 from enrollment.core.provider import Metadata, ProviderError
+from enrollment.elsewhere import elsewhere
 from enrollment.models import EnrollmentProfile, IdentityProvider, PersonSource
 from vault.sealed import SealError, seal, unseal
 
@@ -67,7 +67,7 @@ def start(request: HttpRequest, profile: EnrollmentProfile, now: datetime) -> Ht
     provider = profile.identity_provider
     if provider is None or not provider.enabled:
         raise SignInFailed("no sign-in provider")
-    with _elsewhere(request), _explained("provider cannot be reached"):
+    with elsewhere(request), _explained("provider cannot be reached"):
         app = _app(provider, metadata(provider))
         begun = app.create_authorization_url(return_address())
     app.save_authorize_data(request, redirect_uri=return_address(), **begun)
@@ -103,7 +103,7 @@ def finish(request: HttpRequest, profile: EnrollmentProfile) -> Person:
         raise SignInFailed("sign-in not begun here")
     if request.GET.get("error"):
         raise SignInFailed("provider refused", request.GET["error"][:100])
-    with _elsewhere(request), _explained("ID token refused"):
+    with elsewhere(request), _explained("ID token refused"):
         known = metadata(provider)
         _verify_sender(request, known)
         token = _app(provider, known, jwks=_fetch(known.jwks_uri, provider)).authorize_access_token(
@@ -278,19 +278,3 @@ def _explained(reason: str) -> Iterator[None]:
         raise SignInFailed(reason, error.reason) from error
     except _FAULTS as error:
         raise SignInFailed(reason, f"{type(error).__name__}: {error}"[:200]) from error
-
-
-@contextmanager
-def _elsewhere(request: HttpRequest) -> Iterator[None]:
-    """While the provider is asked: neither a database connection nor this process's turn is held up."""
-    if not connection.in_atomic_block:
-        connection.close()
-    turns = request.META.get("bramley.turns")
-    if turns is None:
-        yield
-        return
-    turns.release()
-    try:
-        yield
-    finally:
-        turns.acquire()

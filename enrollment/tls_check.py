@@ -1,38 +1,28 @@
-"""Will devices trust this server? The public addresses are opened as a device would, and judged.
-
-The roots that devices come with are approximated by Mozilla's, in the package certifi: Apple's store is not
-to be had as a file, and the two agree on nearly every public CA. The trust store of this machine is left out
-on purpose: a private root that was added there is none that devices have.
-"""
+"""Will devices trust this server? The public addresses are opened as a device would, and judged."""
 
 from __future__ import annotations
 
-import re
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import certifi
 from cryptography import x509
 from django.conf import settings
 from django.urls import reverse
 from OpenSSL import crypto
 
 from enrollment import tls_words
-from enrollment.core.server_trust import Anchor, Finding, Judgement, Known, Level, Roots, judge
 from enrollment.models import EnrollmentProfile
 from enrollment.tls_probe import NotReached, Shown, look
 from pki import issuers, server_tls
 from pki.core.certificates import describe, load_certificates
 from pki.core.scan import Malformed
+from pki.core.server_trust import Anchor, Finding, Judgement, Known, Level, Roots, judge
 from pki.models import IssuerCertificate
+from pki.public_roots import public_roots
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _OLD_PROTOCOLS = frozenset({"SSLv3", "TLSv1", "TLSv1.1"})
 
 
@@ -110,14 +100,6 @@ def check(url: str, *, now: datetime) -> Check:
             for finding in sorted(findings, key=lambda finding: list(Level).index(finding.level))
         ),
     )
-
-
-@lru_cache(maxsize=1)
-def public_roots() -> Roots:
-    """Those that devices come with, as far as Mozilla and Apple agree."""
-    # Not parsed before one of them is wanted: some are older than today's rules for certificates.
-    pem = Path(certifi.where()).read_text(encoding="utf-8")
-    return Roots(ssl.PEM_cert_to_DER_cert(block) for block in _PEM.findall(pem))
 
 
 def in_every_profile() -> list[bytes]:

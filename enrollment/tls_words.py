@@ -7,7 +7,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _now
 from django.utils.translation import gettext_lazy as _
 
-from enrollment.core.server_trust import Finding
+from pki.core.server_trust import Finding
 from pki.records import grouped
 
 SENTENCES: dict[str, str | Promise] = {

@@ -28,10 +28,11 @@ from django.utils import timezone
 
 from audit.recording import SERVER
 from enrollment import tls_check
-from enrollment.core.server_trust import Anchor, Known, Level, Roots, judge
 from enrollment.models import EnrollmentProfile
 from pki import issuers, server_tls
 from pki.core.certificates import encode_pem
+from pki.core.server_trust import Anchor, Known, Level, Roots, judge
+from pki.public_roots import public_roots
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -334,7 +335,7 @@ def test_what_cannot_be_opened(issuer: Any) -> None:
 
 def test_mozillas_roots_are_there() -> None:
     isrg = "ISRG Root X1"
-    roots = tls_check.public_roots()
+    roots = public_roots()
     held = [one for found in roots._by_subject.values() for one in found]
     assert len(held) > 100
     assert any(isrg.encode() in der for der in held)

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from enrollment import tls_check
-from enrollment.core.server_trust import Level
 from enrollment.tls_check import Check
+from pki.core.server_trust import Level
 
 _MARKS = {Level.BAD: "NO  ", Level.WAIT: "WAIT", Level.GOOD: "OK  "}
 
