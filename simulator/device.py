@@ -19,6 +19,7 @@ from simulator.answers import Answer, Contents, Effect, answer, error, may_be_no
 from simulator.device_ca import Manufactured
 from simulator.enrolment_profile import EnrolmentProfile, MdmFacts, read_enrolment_profile
 from simulator.exchange import Conversation, Request, SimulationError, expect_ok
+from simulator.gate import Gate, pass_gate
 from simulator.hardware import Hardware, dice
 from simulator.identity import obtain_certificate
 
@@ -98,8 +99,13 @@ class SimulatedDevice:
 
     # Enrolment
 
-    def enrol(self, profile_url: str) -> Conversation[None]:
-        """Download the profile, get the identity, Authenticate and TokenUpdate."""
+    def enrol(self, profile_url: str, gate: Gate | None = None) -> Conversation[None]:
+        """Download the profile, get the identity, Authenticate and TokenUpdate.
+
+        ``gate``: what the person shows before the download.
+        """
+        if gate is not None:
+            profile_url = yield from pass_gate(profile_url, gate)
         response = yield Request("GET", profile_url, headers={"User-Agent": "Mozilla/5.0 Safari/605.1.15"})
         data = expect_ok("download of the profile", response)
         if response.headers.get("content-type") != PROFILE_TYPE:

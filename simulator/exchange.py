@@ -25,11 +25,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """Its answer; names of headers in lower case."""
+    """Its answer; names of headers in lower case. ``cookies``: the Set-Cookie headers, each for itself."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: tuple[str, ...] = ()
 
 
 Conversation = Generator[Request, Response, T]

@@ -16,6 +16,7 @@ from simulator import store
 from simulator.device import Behaviour, SimulatedDevice
 from simulator.device_ca import DeviceCa
 from simulator.exchange import Conversation, Request, Response, SimulationError, converse
+from simulator.gate import Gate
 from simulator.hardware import dice, make_hardware
 from simulator.keys import kept_key
 from simulator.over_the_air import Misbehaviour, enrol_over_the_air
@@ -34,6 +35,7 @@ class Plan:
     ``signatures``: ``plain``, ``attributes``, ``mixed`` or ``none``. ``retries``: tries after a refused
     connection, a 429 or a 5xx. ``poll``: how long to go on connecting after the rounds, every ``interval``.
     ``device_ca``: with one the devices enrol over the air, at ``profile_url``; without one directly.
+    ``codes``: one for all, or one for each device in turn. ``login``: name and password of an account.
     """
 
     profile_url: str
@@ -56,6 +58,14 @@ class Plan:
     trust: Trust = field(default_factory=Trust)
     mutual_tls: bool = False
     stay_at: str = ""
+    codes: tuple[str, ...] = field(default=(), repr=False)
+    login: tuple[str, str] | None = field(default=None, repr=False)
+
+    def gate(self, number: int) -> Gate | None:
+        """What the person with device ``number`` (from 1) shows; None: nothing is asked for."""
+        if self.codes:
+            return Gate(code=self.codes[(number - 1) % len(self.codes)])
+        return Gate(name=self.login[0], password=self.login[1]) if self.login else None
 
 
 @dataclass
@@ -154,7 +164,7 @@ class Fleet:
         """Over the air where the plan has a device CA, which made the device; else the direct profile."""
         plan = self.plan
         if plan.device_ca is None:
-            return device.enrol(plan.profile_url)
+            return device.enrol(plan.profile_url, plan.gate(number))
         if device.manufactured is None:
             name = str(uuid.uuid5(uuid.NAMESPACE_OID, device.hardware.udid)).upper()
             key = kept_key(plan.keys, number, "manufactured")
@@ -165,6 +175,7 @@ class Fleet:
             plan.profile_url,
             private_key=kept_key(plan.keys, number, "enrolment"),
             misbehaviour=plan.misbehaviour,
+            gate=plan.gate(number),
         )
 
     def _device(self, number: int) -> SimulatedDevice:

@@ -24,6 +24,7 @@ from simulator.enrolment_profile import (
     read_identity_profile,
 )
 from simulator.exchange import Conversation, Request, Response, SimulationError, expect_ok
+from simulator.gate import Gate, pass_gate
 from simulator.identity import obtain_certificate
 
 MESSAGE_TYPE = "application/pkcs7-signature"
@@ -62,15 +63,17 @@ def enrol_over_the_air(
     *,
     private_key: RSAPrivateKey,
     misbehaviour: Misbehaviour = Misbehaviour.NONE,
+    gate: Gate | None = None,
 ) -> Conversation[None]:
     """All three phases, then the management profile is installed.
 
-    ``private_key`` is made for the enrolment: it signs phase 3 and decrypts its answer.
+    ``private_key`` is made for the enrolment: it signs phase 3 and decrypts its answer. ``gate``: what the
+    person shows first, each time anew.
     """
-    service = yield from fetch_service(address)
+    service = yield from _begin(address, gate)
     if misbehaviour is Misbehaviour.INTERRUPT:
         yield from identify(device, manufactured, service)
-        service = yield from fetch_service(address)
+        service = yield from _begin(address, gate)
     if misbehaviour is Misbehaviour.SWAP:
         # Phase 3's message before there is an identity for it.
         yield from expect_refused(service, message(device, manufactured, service, challenge=False))
@@ -92,6 +95,12 @@ def enrol_over_the_air(
     if misbehaviour is Misbehaviour.REPEAT:
         _verify_same(THIRD, profile, (yield from fetch_profile(service, third)))
     yield from device.install(profile, identity=identity, signers=(service.signer, signer))
+
+
+def _begin(address: str, gate: Gate | None) -> Conversation[Service]:
+    if gate is not None:
+        address = yield from pass_gate(address, gate)
+    return (yield from fetch_service(address))
 
 
 def fetch_service(address: str) -> Conversation[Service]:

@@ -81,7 +81,8 @@ class Transport:
             raise SimulationError(parts.path, "the answer is too large")
         if answer.length:  # read() with a limit keeps silent about a body that ends early
             raise http.client.IncompleteRead(body, answer.length)
-        return Response(answer.status, body, {name.lower(): value for name, value in answer.getheaders()})
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return Response(answer.status, body, headers, tuple(answer.headers.get_all("Set-Cookie") or ()))
 
     def _connect(self, parts: SplitResult, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
         if self._connection is not None and self._address == (parts.scheme, parts.netloc, tls):

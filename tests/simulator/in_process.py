@@ -19,7 +19,7 @@ class InProcess:
         self.before = before
         self.requests: list[Request] = []
         self.devices = DeviceClient()
-        self.people = Client()
+        self.people = Client(enforce_csrf_checks=True)
 
     def send(self, request: Request) -> Response:
         request = self.before(request)
@@ -30,5 +30,14 @@ class InProcess:
             answer = self.devices.request(request.method, target, request.body, request.headers)
             headers = {name.lower(): value for name, value in answer.headers.items()}
             return Response(answer.status, answer.body, headers)
-        page = self.people.generic(request.method, parts.path, request.body, headers=dict(request.headers))
-        return Response(page.status_code, page.content, {name.lower(): value for name, value in page.items()})
+        self.people.cookies.clear()
+        headers = dict(request.headers)
+        kind = headers.pop("Content-Type", "application/octet-stream")
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        page = self.people.generic(request.method, target, request.body, content_type=kind, headers=headers)
+        return Response(
+            page.status_code,
+            page.content,
+            {name.lower(): value for name, value in page.items()},
+            tuple(morsel.OutputString() for morsel in page.cookies.values()),
+        )

@@ -61,6 +61,24 @@ class Command(BaseCommand):
         parser.add_argument(
             "--enroll", default="", metavar="SLUG", help="enrolment profile (default: default)"
         )
+        parser.add_argument(
+            "--code",
+            default="",
+            help="where the enrolment profile asks for a code: this one, for all devices",
+        )
+        parser.add_argument(
+            "--codes", type=Path, metavar="FILE", help="the same, with codes in turn: one on each line"
+        )
+        parser.add_argument(
+            "--login",
+            default="",
+            metavar="NAME",
+            help="where it asks people to sign in: this account of the server, with the password of "
+            "--password-file",
+        )
+        parser.add_argument(
+            "--password-file", type=Path, metavar="FILE", help="its first line is the password for --login"
+        )
         parser.add_argument("--rounds", type=int, default=1, metavar="K", help="connects of each device")
         parser.add_argument("--pause", type=float, default=1.0, metavar="S", help="seconds between rounds")
         parser.add_argument("--poll", type=float, default=0.0, metavar="S", help="then go on for S seconds")
@@ -188,7 +206,43 @@ def plan_of(options: dict[str, Any]) -> Plan:
         trust=trust_of(options),
         mutual_tls=options["mutual_tls"],
         stay_at=options["url"] if options["stay"] else "",
+        codes=codes_of(options),
+        login=login_of(options),
     )
+
+
+def codes_of(options: dict[str, Any]) -> tuple[str, ...]:
+    """The codes to type. Raises CommandError."""
+    if options["code"] and options["codes"]:
+        raise CommandError("--code or --codes, not both.")
+    if not options["codes"]:
+        return (options["code"],) if options["code"] else ()
+    codes = tuple(line.strip() for line in read_lines(options["codes"]) if line.strip())
+    if not codes:
+        raise CommandError(f"{options['codes']} has no codes.")
+    return codes
+
+
+def login_of(options: dict[str, Any]) -> tuple[str, str] | None:
+    """Name and password of the account that signs in. Raises CommandError."""
+    if bool(options["login"]) != bool(options["password_file"]):
+        raise CommandError("--login and --password-file go together.")
+    if not options["login"]:
+        return None
+    if options["code"] or options["codes"]:
+        raise CommandError("A code or --login, not both.")
+    lines = read_lines(options["password_file"])
+    if not lines or not lines[0]:
+        raise CommandError(f"{options['password_file']} has no password in its first line.")
+    return options["login"], lines[0]
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file. Raises CommandError."""
+    try:
+        return file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"Cannot read {file}: {error}") from error
 
 
 def device_ca_of(options: dict[str, Any]) -> DeviceCa | None:
