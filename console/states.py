@@ -71,6 +71,13 @@ LOOKS: dict[str, Look] = {
     "IDLE": Look("off"),
     "DUE": Look("info"),
     "HELD": Look("wait", _("held")),
+    # renewals, re-key campaigns
+    "PLANNED": Look("info", _("waits for the device")),
+    "DISTRIBUTING": Look("info", _("new root")),
+    "READY": Look("wait", _("ready")),
+    "REISSUING": Look("info", _("new certificates")),
+    "DRAINED": Look("good", _("none left")),
+    "ABORTED": Look("off"),
     # audit
     "DONE": Look("good"),
     "FAILED": Look("bad"),
