@@ -220,6 +220,11 @@ def count(name: str, default: int) -> int:
     return int(text)
 
 
+def count_or_none(name: str) -> int | None:
+    """The same, or ``None`` where the variable is absent or empty. Raises :class:`ImproperlyConfigured`."""
+    return count(name, 1) if os.environ.get(name) else None
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that only this user opens (mode 0700), with those above it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)

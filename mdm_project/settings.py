@@ -34,6 +34,8 @@ BRAMLEY_CLIENT_CERT_HEADER = os.environ.get("BRAMLEY_CLIENT_CERT_HEADER", "")
 BRAMLEY_DEVICE_AUTH = os.environ.get("BRAMLEY_DEVICE_AUTH", "")
 BRAMLEY_APNS_URL = os.environ.get("BRAMLEY_APNS_URL", "https://api.push.apple.com:443")
 BRAMLEY_APNS_CA = os.environ.get("BRAMLEY_APNS_CA", "")
+# At most so many; none: as fast as the web server can take what comes back (push.pace).
+BRAMLEY_PUSHES_PER_SECOND = environment.count_or_none("BRAMLEY_PUSHES_PER_SECOND")
 REDIS_URL = os.environ.get("REDIS_URL", "")
 # A sign-in provider at http://127.0.0.1 instead of https: for trying out and tests only.
 BRAMLEY_OPENID_LOOPBACK_HTTP = os.environ.get("BRAMLEY_OPENID_LOOPBACK_HTTP", "") == "1"

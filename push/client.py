@@ -1,7 +1,8 @@
 """The connection to APNs: HTTP/2 with a client certificate.
 
 aioapns 4.0 brings the pool, the TLS set-up and the protocol class. Where its protocol fails (it was measured
-against a stand-in: tests/push/test_client.py has a test for each point) it is replaced here:
+against a stand-in: tests/push/test_client.py has a test for each point) it is replaced here, and h2 below it
+by :mod:`push.core.http2`, which costs a fraction:
 
 * an answer belongs to the stream that it comes on, not to an ``apns-id`` that may be missing;
 * it is complete when the stream ends: bodies may come in pieces, be empty, or be anything but JSON;
@@ -10,7 +11,8 @@ against a stand-in: tests/push/test_client.py has a test for each point) it is r
 * RST_STREAM, GOAWAY, a cut connection and bytes that are not HTTP/2 end the requests that they concern, no
   others; what APNs cannot have processed is sent again on another connection;
 * nothing is kept of a request that ended, and a cancelled wait does not hurt its neighbours;
-* connections stay open (Apple asks for that) and are tried with a PING after an hour of silence;
+* connections stay open (Apple asks for that), kept alive by the kernel; they are tried with a PING after an
+  hour of silence, and together with the first push after half a minute of it;
 * the number of streams is the server's SETTINGS, the body obeys its flow control.
 
 :class:`ApnsClient` promises: every push ends in a result within :data:`SEND_DEADLINE` seconds.
@@ -25,30 +27,15 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 from aioapns.connection import APNsBaseClientProtocol, APNsCertConnectionPool, APNsTLSClientProtocol
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
-from h2.exceptions import H2Error
-from h2.settings import SettingCodes, Settings
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
+from push.core import http2
 from push.core.notification import (
     MAX_BODY,
     Answer,
@@ -56,9 +43,10 @@ from push.core.notification import (
     Notification,
     Verdict,
     clean_reason,
+    common_headers,
     decode_answer,
     decode_goaway,
-    encode_headers,
+    encode_path,
     encode_payload,
     judge,
 )
@@ -71,13 +59,12 @@ REPLY_TIME_OUT = 15.0
 SILENCE_BEFORE_PING = 5.0
 PING_TIME_OUT = 5.0
 IDLE_BEFORE_PING = 3600.0
+STALE = 30.0
+"""Seconds of silence after which the first request goes with a PING: a dead connection is found at once."""
 WATCH_INTERVAL = 1.0
 ATTEMPTS = 3
 """How often one push is sent within a batch, when connections break under it."""
 MAX_STREAMS = 1000
-
-# Different in every request: in the compression table they would only push out what repeats.
-_NEVER_INDEXED = frozenset({":path", "apns-id"})
 
 _CERTIFICATE_ALERTS = (
     "BAD_CERTIFICATE",
@@ -148,7 +135,6 @@ class ApnsClient:
                 await batch.run(pool)
         except TimeoutError:
             batch.give_up()
-            await asyncio.sleep(0)  # let the connections forget what was given up
         except BaseException:
             batch.give_up()
             raise
@@ -193,7 +179,7 @@ class _Batch:
         self._answers: list[Answer | None] = [None] * len(notifications)
         self._attempts = [0] * len(notifications)
         self._waiting = deque(range(len(notifications)))
-        self._under_way: dict[int, asyncio.Future[Answer]] = {}
+        self._under_way: dict[int, tuple[ApnsProtocol, int]] = {}
         self._changed = asyncio.Event()
 
     async def run(self, pool: _Pool) -> None:
@@ -213,22 +199,21 @@ class _Batch:
         while self._waiting and connection.has_room:
             index = self._waiting.popleft()
             self._attempts[index] += 1
-            future = connection.start(self._notifications[index])
-            self._under_way[index] = future
-            future.add_done_callback(partial(self._ended, index))
+            stream_id = connection.start(self._notifications[index], partial(self._ended, index))
+            if stream_id is not None:
+                self._under_way[index] = (connection, stream_id)
 
-    def _ended(self, index: int, future: asyncio.Future[Answer]) -> None:
-        if self._under_way.pop(index, None) is None or future.cancelled():
-            return
-        error = future.exception()
-        if isinstance(error, Broken) and error.free:
-            self._attempts[index] -= 1
-        if isinstance(error, Broken) and error.again and self._attempts[index] < ATTEMPTS:
-            self._waiting.append(index)
-        elif isinstance(error, Broken):
-            self._answers[index] = error.answer
+    def _ended(self, index: int, outcome: Answer | Broken) -> None:
+        self._under_way.pop(index, None)
+        if isinstance(outcome, Answer):
+            self._answers[index] = outcome
         else:
-            self._answers[index] = future.result()
+            if outcome.free:
+                self._attempts[index] -= 1
+            if outcome.again and self._attempts[index] < ATTEMPTS:
+                self._waiting.append(index)
+            else:
+                self._answers[index] = outcome.answer
         self._changed.set()
 
     def fail_waiting(self, answer: Answer) -> None:
@@ -238,10 +223,10 @@ class _Batch:
 
     def give_up(self) -> None:
         """The time is over: what is under way is abandoned, what waits was never sent."""
-        for index, future in list(self._under_way.items()):
+        for index, (connection, stream_id) in self._under_way.items():
             self._answers[index] = Answer(reason="no answer in time", failure=Failure.TIME_OUT)
-            del self._under_way[index]
-            future.cancel()
+            connection.abandon(stream_id)
+        self._under_way.clear()
         self.fail_waiting(Answer(reason="not sent in time", failure=Failure.CONNECTION))
 
     def results(self) -> list[SendResult]:
@@ -352,25 +337,12 @@ class _Pool(APNsCertConnectionPool):
         await asyncio.sleep(0)
 
 
-class _H2Connection(H2Connection):
-    """h2 takes GOAWAY for the end; by RFC 9113 section 6.8 earlier streams are still answered after it."""
-
-    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
-        event = ConnectionTerminated()
-        event.error_code = frame.error_code
-        event.last_stream_id = frame.last_stream_id
-        event.additional_data = frame.additional_data or None
-        return [], [event]
-
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Exchange:
     """One request under way."""
 
-    future: asyncio.Future[Answer]
+    on_end: Callable[[Answer | Broken], object]
     sent_at: float
-    status: int = 0
-    body: bytearray = field(default_factory=bytearray)
 
 
 class ApnsProtocol(APNsTLSClientProtocol):
@@ -378,6 +350,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     transport: asyncio.Transport | None
     loop: asyncio.AbstractEventLoop
+    conn: http2.Connection  # type: ignore[assignment] # ours in place of h2's
 
     def __init__(
         self,
@@ -389,8 +362,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
     ) -> None:
         super().__init__("-", loop)
         self._on_lost = on_lost
-        self.conn = _H2Connection(H2Configuration(client_side=True, header_encoding=None))
-        self.conn.local_settings = Settings(client=True, initial_values={SettingCodes.ENABLE_PUSH: 0})
+        self.conn = http2.Connection(MAX_BODY)
         self.ready: asyncio.Future[None] = loop.create_future()
         """Done when the server's SETTINGS are there, or the connection has ended: see :attr:`end`."""
         self.end: Broken | None = None
@@ -399,7 +371,6 @@ class ApnsProtocol(APNsTLSClientProtocol):
         self._on_change = on_change
         self._answered = 0
         self._exchanges: dict[int, _Exchange] = {}
-        self._bodies: dict[int, bytes] = {}
         self._heard_at = loop.time()
         self._pinged_at: float | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -418,32 +389,33 @@ class ApnsProtocol(APNsTLSClientProtocol):
         """Whether a request can be started now."""
         if self.retired or self.end is not None or not self.ready.done():
             return False
-        return self.busy < min(self.conn.remote_settings.max_concurrent_streams, MAX_STREAMS)
+        return self.busy < min(self.conn.max_concurrent_streams, MAX_STREAMS)
 
-    def start(self, notification: Notification) -> asyncio.Future[Answer]:
-        """Send one push. The future ends in an :class:`Answer` or :class:`Broken`; it may be cancelled."""
-        future: asyncio.Future[Answer] = self.loop.create_future()
+    def start(self, notification: Notification, on_end: Callable[[Answer | Broken], object]) -> int | None:
+        """Send one push; ``on_end`` is called once, unless it is abandoned. Returns its stream id.
+
+        ``None`` where it ended in this moment: the connection is used up.
+        """
+        pseudo, common = common_headers(self._authority, notification.topic, notification.expires_at)
+        path, apns_id = encode_path(notification).encode(), str(notification.apns_id).encode()
         try:
-            stream_id = self.conn.get_next_available_stream_id()
-            self.conn.send_headers(stream_id, self._headers(notification))
-        except H2Error as error:  # stream ids are used up, or h2 sees the connection as closed
+            stream_id = self.conn.request(pseudo, path, common, apns_id, encode_payload(notification))
+        except http2.UsedUp:
             self.retire()
-            answer = Answer(reason=f"connection used up: {type(error).__name__}", failure=Failure.CONNECTION)
-            future.set_exception(Broken(answer, again=True))
-            return future
-        self._exchanges[stream_id] = _Exchange(future, self.loop.time())
-        self._bodies[stream_id] = encode_payload(notification)
-        future.add_done_callback(lambda done: self._abandoned(stream_id) if done.cancelled() else None)
-        self._send_bodies()
+            on_end(Broken(Answer(reason="connection used up", failure=Failure.CONNECTION), again=True))
+            return None
+        now = self.loop.time()
+        if not self._exchanges and self._pinged_at is None and now - self._heard_at > STALE:
+            self._ping(now)
+        self._exchanges[stream_id] = _Exchange(on_end, now)
         self._flush_soon()
         self._plan_watch(WATCH_INTERVAL)
-        return future
+        return stream_id
 
-    def _headers(self, notification: Notification) -> list[HeaderTuple]:
-        return [
-            (NeverIndexedHeaderTuple if name in _NEVER_INDEXED else HeaderTuple)(name, value)
-            for name, value in encode_headers(notification, authority=self._authority)
-        ]
+    def abandon(self, stream_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        if self._forget(stream_id):
+            self._reset(stream_id)
 
     def retire(self) -> None:
         """Start nothing more here; close when the last answer is in."""
@@ -455,8 +427,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
     def shut(self) -> asyncio.Future[None]:
         """Close now. The future is done when the connection is gone."""
         self.retired = True
-        with suppress(H2Error):
-            self.conn.close_connection()
+        self.conn.close_connection()
         self.flush()
         self.close()
         return self._gone
@@ -470,6 +441,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._heard_at = self.loop.time()
+        keep_alive(transport.get_extra_info("socket"))
         tls = transport.get_extra_info("ssl_object")
         super().connection_made(transport)
         if tls is not None and tls.selected_alpn_protocol() not in {None, "h2"}:
@@ -477,17 +449,17 @@ class ApnsProtocol(APNsTLSClientProtocol):
         self._plan_watch(WATCH_INTERVAL)
 
     def data_received(self, data: bytes) -> None:
+        frames = self.conn.frames_received
         try:
             events = self.conn.receive_data(data)
-        except H2Error as error:
-            self.flush()  # h2 has its GOAWAY ready
-            self._break(f"not HTTP/2 as it should be: {type(error).__name__}")
+        except http2.BadPeer as error:
+            self.flush()  # the GOAWAY
+            self._break(f"not HTTP/2 as it should be: {error}")
             return
-        if events:  # bytes that make no frame are not a sign of life
+        if self.conn.frames_received > frames:  # bytes that make no frame are not a sign of life
             self._heard_at, self._pinged_at = self.loop.time(), None
         for event in events:
             self._on_event(event)
-        self._send_bodies()
         self.flush()
         if self.retired and not self._exchanges:
             self.close()
@@ -517,93 +489,63 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     # What HTTP/2 tells
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: http2.Event) -> None:
         match event:
-            case ResponseReceived():
-                self._on_response(event)
-            case DataReceived():
-                self._on_data(event)
-            case StreamEnded():
-                self._on_end(event.stream_id)
-            case StreamReset():
+            case http2.Answered():
+                self._answered += 1
+                self._resolve(event.stream_id, decode_answer(event.status, event.body))
+            case http2.WasReset():
                 self._on_reset(event)
-            case ConnectionTerminated():
+            case http2.Leaving():
                 self._on_goaway(event)
-            case RemoteSettingsChanged():
+            case http2.SettingsChanged():
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._on_change()
-            case WindowUpdated():
-                pass  # bodies that wait are sent after the events
-            case _:
-                pass  # PING and SETTINGS acknowledged, informational answers, trailers
 
-    def _on_response(self, event: ResponseReceived) -> None:
-        if exchange := self._exchanges.get(event.stream_id):
-            status = dict(event.headers).get(b":status", b"")
-            exchange.status = int(status) if status.isdigit() else 0
-
-    def _on_data(self, event: DataReceived) -> None:
-        self.conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        if exchange := self._exchanges.get(event.stream_id):
-            exchange.body += event.data[: MAX_BODY - len(exchange.body)]
-
-    def _on_end(self, stream_id: int) -> None:
-        if exchange := self._exchanges.get(stream_id):
-            self._answered += 1
-            self._resolve(stream_id, decode_answer(exchange.status, bytes(exchange.body)))
-
-    def _on_reset(self, event: StreamReset) -> None:
-        code = _code_name(event.error_code)
+    def _on_reset(self, event: http2.WasReset) -> None:
+        code = http2.error_name(event.code)
         answer = Answer(reason=f"stream reset: {code}", failure=Failure.CONNECTION)
-        if event.error_code == ErrorCodes.REFUSED_STREAM:  # not processed: RFC 9113 section 8.7
+        if event.code == http2.REFUSED_STREAM:  # not processed: RFC 9113 section 8.7
             self._fail(event.stream_id, Broken(answer, again=True))
         else:
             self._resolve(event.stream_id, answer)
 
-    def _on_goaway(self, event: ConnectionTerminated) -> None:
-        reason = decode_goaway(event.additional_data)
+    def _on_goaway(self, event: http2.Leaving) -> None:
+        reason = decode_goaway(event.data)
         refused = Answer(403, reason)
         if reason and judge(Answer(400, reason), token_updated_at=None) is Verdict.HOLD:
             self.end = Broken(refused, again=False)
         unprocessed = self.end or Broken(
             Answer(
-                reason=f"connection ended: {reason or _code_name(event.error_code)}",
+                reason=f"connection ended: {reason or http2.error_name(event.code)}",
                 failure=Failure.CONNECTION,
             ),
             again=True,
             free=self._answered > 0,  # it was not processed, and the connection was good for something
         )
-        last = event.last_stream_id or 0
-        for stream_id in [stream_id for stream_id in self._exchanges if stream_id > last]:
+        for stream_id in [i for i in self._exchanges if i > event.last_stream_id]:
             self._fail(stream_id, unprocessed)
         self.retire()
 
     # The end of one request
 
     def _resolve(self, stream_id: int, answer: Answer) -> None:
-        if (exchange := self._forget(stream_id)) and not exchange.future.done():
-            exchange.future.set_result(answer)
+        if exchange := self._forget(stream_id):
+            exchange.on_end(answer)
 
     def _fail(self, stream_id: int, error: Broken) -> None:
-        if (exchange := self._forget(stream_id)) and not exchange.future.done():
-            exchange.future.set_exception(error)
-
-    def _abandoned(self, stream_id: int) -> None:
-        """Nobody waits for this answer any more."""
-        if self._forget(stream_id):
-            self._reset(stream_id)
+        if exchange := self._forget(stream_id):
+            exchange.on_end(error)
 
     def _forget(self, stream_id: int) -> _Exchange | None:
-        self._bodies.pop(stream_id, None)
         exchange = self._exchanges.pop(stream_id, None)
         if exchange is not None:
             self._on_change()
         return exchange
 
     def _reset(self, stream_id: int) -> None:
-        with suppress(H2Error):  # it may be closed already
-            self.conn.reset_stream(stream_id, ErrorCodes.CANCEL)
+        self.conn.reset(stream_id)
         self._flush_soon()
 
     def _break(self, reason: str) -> None:
@@ -633,11 +575,14 @@ class ApnsProtocol(APNsTLSClientProtocol):
             self._break("connection dead: no answer to PING")
             return
         if self._pinged_at is None and now - self._quiet_since() >= self._patience():
-            self._pinged_at = now
-            self.conn.ping(b"bramley.")
-            self.flush()
+            self._ping(now)
         waiting = self._exchanges or self._pinged_at is not None
         self._plan_watch(WATCH_INTERVAL if waiting else min(60.0, IDLE_BEFORE_PING))
+
+    def _ping(self, now: float) -> None:
+        self._pinged_at = now
+        self.conn.ping(b"bramley.")
+        self._flush_soon()
 
     def _time_out_requests(self, now: float) -> None:
         for stream_id, exchange in list(self._exchanges.items()):
@@ -659,19 +604,6 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     # Writing
 
-    def _send_bodies(self) -> None:
-        """Send what the server's flow control allows (RFC 9113 section 5.2)."""
-        for stream_id, body in list(self._bodies.items()):
-            room = min(self.conn.local_flow_control_window(stream_id), self.conn.max_outbound_frame_size)
-            if room <= 0:
-                continue
-            rest = body[room:]
-            self.conn.send_data(stream_id, body[:room], end_stream=not rest)
-            if rest:
-                self._bodies[stream_id] = rest
-            else:
-                del self._bodies[stream_id]
-
     def _flush_soon(self) -> None:
         """Many requests that start together leave in one write."""
         if not self._flush_planned:
@@ -679,12 +611,22 @@ class ApnsProtocol(APNsTLSClientProtocol):
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what h2 has ready."""
+        """Write what is ready."""
         self._flush_planned = False
         if self.transport is None or self.transport.is_closing():
             return
         if data := self.conn.data_to_send():
             self.transport.write(data)
+
+
+def keep_alive(connection: socket.socket | None) -> None:
+    """Let the kernel keep an idle connection alive in routers on the way, and notice when it is dead."""
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3)):
+        if option := getattr(socket, name, None):  # by these names on Linux only
+            connection.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
 def _failure_of(error: Exception) -> Answer:
@@ -713,7 +655,3 @@ def _words(error: ssl.SSLError) -> str:
     for prefix in ("tlsv13_alert_", "tlsv1_alert_", "sslv3_alert_"):
         reason = reason.removeprefix(prefix)
     return clean_reason(reason.replace("_", " "))
-
-
-def _code_name(code: object) -> str:
-    return code.name if isinstance(code, ErrorCodes) else f"error {code}"

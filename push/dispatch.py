@@ -6,6 +6,7 @@ again, which does no harm: APNs keeps one push for each device, and a push only 
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 import time
@@ -18,20 +19,24 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from audit.recording import SERVER
-from push import certificates, outbox
+from push import certificates, outbox, pace
 from push.client import SEND_DEADLINE, SendResult
 from push.connections import of_this_process
 from push.core import backoff
 from push.core.notification import Failure, Notification, Verdict, is_outage, judge, says_wrong_environment
-from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
+from push.models import PushCertificate, PushCertificateState, PushState
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000
+BATCH = 500
+UNDER_WAY = 4
+"""Batches on their way at once: while one waits for its answers, others are claimed, sent and settled."""
 PROBE = 20
 """Rows that are tried when APNs was out of order the last time."""
 TIME_BUDGET = 20.0
 """Seconds after which :func:`run` leaves the rest to the next task."""
+REST = 0.1
+"""Seconds between two looks when the pace allows nothing more for the moment."""
 EXPIRES_AFTER = timedelta(days=1)
 """How long APNs keeps trying to reach a device; it is pushed again every day in any case."""
 
@@ -63,64 +68,118 @@ def run(budget: float = TIME_BUDGET) -> None:
 
 
 def _drain(until: float) -> None:
-    while time.monotonic() < until:
-        if dispatch_due(timezone.now(), BATCH).claimed == 0:
+    under_way: list[Batch] = []
+    while True:
+        if len(under_way) < UNDER_WAY and time.monotonic() < until:
+            probing = any(batch.is_probe for batch in under_way)
+            batch = begin(timezone.now(), BATCH, probe=not probing)
+            if batch.claimed:
+                under_way.append(batch)
+                continue
+            if batch.is_held_back and not under_way:
+                time.sleep(REST)
+                continue
+        if not under_way:
             return
+        done = _first_done(under_way)
+        under_way.remove(done)
+        done.finish()
+
+
+def _first_done(batches: Sequence[Batch]) -> Batch:
+    """The first of these whose answers are complete; waits for it."""
+    while True:
+        for batch in batches:
+            if not batch.waits_for:
+                return batch
+        concurrent.futures.wait(
+            [future for batch in batches for future in batch.waits_for],
+            return_when=concurrent.futures.FIRST_COMPLETED,
+        )
 
 
 def dispatch_due(now: datetime, limit: int = BATCH) -> Dispatched:
     """Send one batch of due pushes. Costs one look into an index when nothing is due."""
+    batch = begin(now, limit)
+    return batch.finish() if batch.claimed else Dispatched()
+
+
+def begin(now: datetime, limit: int, *, probe: bool = True) -> Batch:
+    """Claim due pushes and send them on their way. ``probe``: also of topics that failed the last time."""
     if not outbox.anything_due(now):
-        return Dispatched()
+        return Batch(now)
+    granted = pace.allowed(now, limit)
+    if not granted:
+        return Batch(now, is_held_back=True)
     known = {c.topic: c for c in PushCertificate.objects.filter(state=PushCertificateState.ACTIVE)}
-    claim = _claim(known, now, limit)
+    claim, is_probe = _claim(known, now, granted, probe=probe)
+    batch = Batch(now, len(claim.rows), is_probe)
     if not claim.rows:
-        return Dispatched()
-    outcomes: Counter[str] = Counter()
-    sendings = []
-    for topic, rows in _by_topic(_set_aside_ended(claim, outcomes, now)).items():
+        return batch
+    for topic, rows in _by_topic(_set_aside_ended(claim, batch.outcomes, now)).items():
         certificate = known.get(topic)
         if reason := _why_held(certificate, topic, now):
-            outcomes["held"] += _hold(certificate, topic, reason, claim.owner, now)
+            batch.outcomes["held"] += _hold(certificate, topic, reason, claim.owner, now)
         elif certificate is not None:
-            sendings.append(Sending(claim.owner, certificate, rows, now))
-    for sending in sendings:
-        outcomes += sending.finish(now)
-    logger.info("pushes: %s", ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
-    return Dispatched(len(claim.rows), outcomes)
+            batch.sendings.append(Sending(claim.owner, certificate, rows, now))
+    return batch
 
 
-def _claim(known: dict[str, PushCertificate], now: datetime, limit: int) -> outbox.Claim:
-    """Due rows, but none of a topic that rests; of one that failed the last time only a few, to try."""
+@dataclass
+class Batch:
+    """Claimed rows on their way. ``is_held_back``: some are due, but the pace allows none for the moment."""
+
+    now: datetime
+    claimed: int = 0
+    is_probe: bool = False
+    is_held_back: bool = False
+    outcomes: Counter[str] = field(default_factory=Counter)
+    sendings: list[Sending] = field(default_factory=list)
+
+    @property
+    def waits_for(self) -> list[concurrent.futures.Future[list[SendResult]]]:
+        """Answers that are not complete."""
+        return [sending.future for sending in self.sendings if not sending.future.done()]
+
+    def finish(self) -> Dispatched:
+        """Wait for the answers, judge them, write down what became of each row."""
+        for sending in self.sendings:
+            self.outcomes += sending.finish(self.now)
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        logger.info("pushes: %s", counts)
+        return Dispatched(self.claimed, self.outcomes)
+
+
+def _claim(
+    known: dict[str, PushCertificate], now: datetime, limit: int, *, probe: bool
+) -> tuple[outbox.Claim, bool]:
+    """Due rows, but none of a topic that rests; of one that failed the last time only a few, to try.
+
+    Returns the rows, and whether they are such a try.
+    """
     resting = [t for t, c in known.items() if c.paused_until is not None and c.paused_until > now]
     failing = [t for t, c in known.items() if c.failures and t not in resting]
-    for topic in failing:
-        claim = outbox.claim(now, PROBE, topic=topic)
+    for topic in failing if probe else ():
+        claim = outbox.claim(now, min(PROBE, limit), topic=topic)
         if claim.rows:
-            return claim
-    return outbox.claim(now, limit, not_topics=[*resting, *failing])
+            return claim, True
+    return outbox.claim(now, limit, not_topics=[*resting, *failing]), False
 
 
-def _set_aside_ended(claim: outbox.Claim, outcomes: Counter[str], now: datetime) -> Sequence[PushRequest]:
+def _set_aside_ended(claim: outbox.Claim, outcomes: Counter[str], now: datetime) -> Sequence[outbox.Due]:
     """The rows that can be pushed; those of ended enrollments and dead tokens become idle."""
-    alive: list[PushRequest] = []
-    ended: list[PushRequest] = []
-    for row in claim.rows:
-        e = row.enrollment
-        living = e.state in outbox.WAKEABLE and e.push_token and e.token_dead_at is None
-        (alive if living else ended).append(row)
+    ended = [row.pk for row in claim.rows if not row.can_be_woken]
     if ended:
-        ids = [row.pk for row in ended]
         outcomes["not enrolled"] += outbox.give_back(
-            claim.owner, ids, state=PushState.IDLE, due_at=now, result="not enrolled, or no token"
+            claim.owner, ended, state=PushState.IDLE, due_at=now, result="not enrolled, or no token"
         )
-    return alive
+    return [row for row in claim.rows if row.can_be_woken]
 
 
-def _by_topic(rows: Sequence[PushRequest]) -> dict[str, list[PushRequest]]:
-    grouped: dict[str, list[PushRequest]] = {}
+def _by_topic(rows: Sequence[outbox.Due]) -> dict[str, list[outbox.Due]]:
+    grouped: dict[str, list[outbox.Due]] = {}
     for row in rows:
-        grouped.setdefault(row.enrollment.topic, []).append(row)
+        grouped.setdefault(row.topic, []).append(row)
     return grouped
 
 
@@ -152,27 +211,28 @@ class Sending:
     """The rows of one topic on their way. :meth:`finish` waits for the answers and settles."""
 
     def __init__(
-        self, owner: uuid.UUID, certificate: PushCertificate, rows: list[PushRequest], now: datetime
+        self, owner: uuid.UUID, certificate: PushCertificate, rows: list[outbox.Due], now: datetime
     ) -> None:
         self._owner, self._certificate, self._rows = owner, certificate, rows
-        expires_at = int((now + EXPIRES_AFTER).timestamp())
+        # To the hour, so that many requests have it in common.
+        expires_at = int((now + EXPIRES_AFTER).timestamp()) // 3600 * 3600
         notifications = [
             Notification(
-                token=bytes(row.enrollment.push_token or b""),
-                push_magic=row.enrollment.push_magic,
-                topic=row.enrollment.topic,
+                token=row.push_token,
+                push_magic=row.push_magic,
+                topic=row.topic,
                 apns_id=uuid.uuid4(),
                 expires_at=expires_at,
             )
             for row in rows
         ]
-        self._future = of_this_process().send(certificate, notifications)
+        self.future = of_this_process().send(certificate, notifications)
 
     def finish(self, now: datetime) -> Counter[str]:
         """Wait, judge, write down. Returns how many rows had which verdict."""
-        results = self._future.result(SEND_DEADLINE + 10)
+        results = self.future.result(SEND_DEADLINE + 10)
         verdicts = [
-            judge(result.answer, token_updated_at=row.enrollment.token_updated_at)
+            judge(result.answer, token_updated_at=row.token_updated_at)
             for row, result in zip(self._rows, results, strict=True)
         ]
         outcomes = Counter(verdict.value for verdict in verdicts)
@@ -211,7 +271,7 @@ class Sending:
 
 
 def _settlement(
-    row: PushRequest, result: SendResult, verdict: Verdict, due_again: datetime | None, now: datetime
+    row: outbox.Due, result: SendResult, verdict: Verdict, due_again: datetime | None, now: datetime
 ) -> outbox.Settlement:
     """What the row becomes. ``due_again``: when the topic goes on after an outage."""
     sent = result.answer.status is not None or result.answer.failure is Failure.TIME_OUT

@@ -142,3 +142,20 @@ class PushRequest(models.Model):
 
     def __str__(self) -> str:
         return str(self.enrollment)
+
+
+class PushPace(models.Model):
+    """One row: what of the pace of pushes all processes share. See :mod:`push.pace`."""
+
+    ONLY = 1
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY, editable=False)
+    spent_until = models.DateTimeField(null=True, blank=True)
+    web_busy_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("pace of pushes")
+        verbose_name_plural = _("pace of pushes")
+
+    def __str__(self) -> str:
+        return f"spent until {self.spent_until}"

@@ -9,6 +9,7 @@ Locks are taken in the order of enrollment ids, and those of enrollments before 
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import uuid
@@ -18,11 +19,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import connection, models, transaction
-from django.db.models import Case, Q, Value, When
+from django.db.models import Q
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
 from devices.models import Enrollment, EnrollmentState
-from push.core import backoff
+from push import statements
 from push.models import PushRequest, PushState
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,32 @@ _random = secrets.SystemRandom()
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A leased row, with what a push to its enrollment needs."""
+
+    pk: int
+    attempts: int
+    last_sent_at: datetime | None
+    state: str
+    topic: str
+    push_magic: str = field(repr=False)
+    push_token: bytes = field(repr=False)
+    token_updated_at: datetime | None
+    token_dead_at: datetime | None
+
+    @property
+    def can_be_woken(self) -> bool:
+        """Whether its enrollment lives, and has a token that does."""
+        return self.state in WAKEABLE and bool(self.push_token) and self.token_dead_at is None
+
+
 @dataclass(frozen=True)
 class Claim:
     """Rows leased to one sender."""
 
     owner: uuid.UUID
-    rows: tuple[PushRequest, ...]
+    rows: tuple[Due, ...]
 
 
 @dataclass(frozen=True)
@@ -130,17 +151,10 @@ def connected(enrollment_id: int, *, more: bool, now: datetime) -> None:
     ``more=True`` when work is left (a command handed out, or a NotNow): the device is pushed again if it
     does not come by itself, and the pause grows with the pushes that it took so far.
     """
-    row = PushRequest.objects.filter(pk=enrollment_id)
-    if not more:
-        row.exclude(state=PushState.IDLE).update(state=PushState.IDLE, lease_owner=None, lease_until=None)
-        return
-    *steps, last = (Value(now + delay) for delay in backoff.after_connect(jitter()))
-    row.exclude(state=PushState.HELD).update(
-        state=PushState.DUE,
-        due_at=Case(*(When(attempts__lte=n, then=at) for n, at in enumerate(steps, 1)), default=last),
-        lease_owner=None,
-        lease_until=None,
-    )
+    if more:
+        statements.work_left(enrollment_id, now, jitter())
+    else:
+        statements.nothing_left(enrollment_id)
 
 
 def anything_due(now: datetime) -> bool:
@@ -171,8 +185,20 @@ def claim(now: datetime, limit: int, *, not_topics: Sequence[str] = (), topic: s
         if not ids:
             return Claim(owner, ())
         _due(now).filter(pk__in=ids).update(lease_owner=owner, lease_until=now + LEASE)
-    rows = PushRequest.objects.filter(lease_owner=owner, pk__in=ids).select_related("enrollment")
-    return Claim(owner, tuple(rows.order_by("pk")))
+    return Claim(owner, tuple(_leased(owner, ids)))
+
+
+_OF_ENROLLMENT = ("state", "topic", "push_magic", "push_token", "token_updated_at", "token_dead_at")
+
+
+def _leased(owner: uuid.UUID, ids: Sequence[int]) -> Iterator[Due]:
+    """The rows of a lease, by rising id: values only, for objects would cost more than the pushes."""
+    names = [f"enrollment__{name}" for name in _OF_ENROLLMENT]
+    rows = PushRequest.objects.filter(lease_owner=owner, pk__in=ids).order_by("pk")
+    for pk, attempts, sent_at, state, topic, magic, token, *times in rows.values_list(
+        "pk", "attempts", "last_sent_at", *names
+    ):
+        yield Due(pk, attempts, sent_at, state, topic, magic, bytes(token or b""), *times)
 
 
 def settle(owner: uuid.UUID, settlements: Sequence[Settlement], *, now: datetime) -> int:
@@ -227,36 +253,51 @@ _SETTLED = ("state", "due_at", "attempts", "last_result", "last_sent_at", "last_
 
 
 def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
-    """One UPDATE with a value list; a column of NULLs only needs its type said."""
+    """One UPDATE from one parameter: a JSON list of the new values, taken apart by the database."""
     if not changes:
         return 0
-    meta = PushRequest._meta
-    columns: list[Any] = [meta.get_field(name) for name in ("enrollment", *_SETTLED)]
-    typed = connection.vendor == "postgresql"
-    row = ", ".join(f"CAST(%s AS {f.db_type(connection)})" if typed else "%s" for f in columns)
-    values = ", ".join([f"({row})"] * len(changes))
-    assignments = ", ".join(f"{name} = new.column{n}" for n, name in enumerate(_SETTLED, 2))
+    table = PushRequest._meta.db_table
+    assignments = ", ".join(f"{name} = new.{name}" for name in _SETTLED)
     sql = f"""
-        UPDATE {meta.db_table} SET {assignments}, lease_owner = NULL, lease_until = NULL
-          FROM (VALUES {values}) AS new
-         WHERE {meta.db_table}.enrollment_id = new.column1 AND {meta.db_table}.lease_owner = %s
+        UPDATE {table} SET {assignments}, lease_owner = NULL, lease_until = NULL
+          FROM ({_NEW_VALUES[connection.vendor]}) AS new
+         WHERE {table}.enrollment_id = new.enrollment_id AND {table}.lease_owner = %s
     """  # noqa: S608 - only names of our own table are put together here
-    parameters: list[Any] = []
-    for change in changes:
-        raw = (
+    rows = [
+        (
             change.enrollment_id,
             change.state.value,
-            change.due_at,
+            str(_instant(change.due_at)),
             change.attempts,
             change.result[:200],
-            change.sent_at,
-            change.apns_id,
+            None if change.sent_at is None else str(_instant(change.sent_at)),
+            None if change.apns_id is None else change.apns_id.hex,
         )
-        parameters += [f.get_db_prep_value(v, connection) for f, v in zip(columns, raw, strict=True)]
-    parameters.append(columns[-1].get_db_prep_value(owner, connection))  # both are UUIDs
+        for change in changes
+    ]
+    lease = owner.hex if connection.vendor == "sqlite" else owner
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
+        cursor.execute(sql, [json.dumps(rows), lease])
         return int(cursor.rowcount)
+
+
+_COLUMNS = {
+    "enrollment_id": "bigint",
+    "state": "varchar",
+    "due_at": "timestamptz",
+    "attempts": "integer",
+    "last_result": "varchar",
+    "last_sent_at": "timestamptz",
+    "last_apns_id": "uuid",
+}
+_NEW_VALUES = {
+    "sqlite": "SELECT {} FROM json_each(%s)".format(  # noqa: S608 - names of our own columns
+        ", ".join(f"json_extract(value, '$[{n}]') AS {name}" for n, name in enumerate(_COLUMNS))
+    ),
+    "postgresql": "SELECT {} FROM json_array_elements(%s::json)".format(  # noqa: S608
+        ", ".join(f"(value->>{n})::{kind} AS {name}" for n, (name, kind) in enumerate(_COLUMNS.items()))
+    ),
+}
 
 
 def give_back(

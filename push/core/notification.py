@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from uuid import UUID
 
 MAX_BODY = 4096  # bytes of an answer that are kept; APNs sends about 50
@@ -37,18 +38,23 @@ def encode_path(notification: Notification) -> str:
     return f"/3/device/{notification.token.hex()}"
 
 
-def encode_headers(notification: Notification, *, authority: str) -> tuple[tuple[str, str], ...]:
-    """The request's headers, pseudo-headers first (RFC 9113 section 8.3)."""
+Headers = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=64)
+def common_headers(authority: str, topic: str, expires_at: int) -> tuple[Headers, Headers]:
+    """What the requests of a topic have in common: pseudo-headers (RFC 9113 section 8.3), and the others.
+
+    Each also has ``:path`` and ``apns-id`` of its own.
+    """
     return (
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":authority", authority),
-        (":path", encode_path(notification)),
-        ("apns-topic", notification.topic),
-        ("apns-push-type", PUSH_TYPE),
-        ("apns-priority", PRIORITY),
-        ("apns-expiration", str(notification.expires_at)),
-        ("apns-id", str(notification.apns_id)),
+        ((":method", "POST"), (":scheme", "https"), (":authority", authority)),
+        (
+            ("apns-topic", topic),
+            ("apns-push-type", PUSH_TYPE),
+            ("apns-priority", PRIORITY),
+            ("apns-expiration", str(expires_at)),
+        ),
     )
 
 

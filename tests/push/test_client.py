@@ -59,7 +59,7 @@ def run(client: ApnsClient, work: Callable[[ApnsClient], Awaitable[list[SendResu
             pool = client._pool
             for connection in pool.connections if pool is not None else []:
                 assert connection.busy == 0
-                assert not connection._bodies
+                assert not connection.conn._waiting
         await asyncio.sleep(0.05)
         assert client.open_connections == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -222,6 +222,31 @@ def test_an_answer_that_never_comes_is_a_time_out_and_the_connection_is_left(apn
     assert answers(results[1:]) == ["200"] * 6
     assert apns.accepted == 2, "a connection that loses answers is not used again"
     assert len(apns.pushes_to(odd.token)) == 1, "it may have been processed: the outbox decides"
+
+
+def test_the_first_push_after_a_silence_goes_with_a_ping(
+    apns: ApnsStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "STALE", 0.0)
+    assert answers(send(apns, push())) == ["200"]
+    assert apns.pings == 1
+    monkeypatch.setattr(client_module, "STALE", 30.0)
+    assert answers(send(apns, push(), push())) == ["200"] * 2
+    assert apns.pings == 1, "none on a connection that was heard just now"
+
+
+def test_an_idle_connection_is_kept_alive_by_the_kernel(apns: ApnsStandIn) -> None:
+    async def work(client: ApnsClient) -> list[SendResult]:
+        results = await client.send([push()])
+        assert client._pool is not None
+        (connection,) = client._pool.connections
+        assert connection.transport is not None
+        raw = connection.transport.get_extra_info("socket")
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        return results
+
+    assert answers(run(make_client(apns), work)) == ["200"]
 
 
 @pytest.mark.usefixtures("impatient")

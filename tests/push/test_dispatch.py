@@ -377,7 +377,7 @@ def test_a_certificate_that_came_during_the_refusal_of_the_old_one_is_used(
     finish = dispatch.Sending.finish
 
     def after_an_import(self: dispatch.Sending, at: datetime) -> Any:
-        self._future.result(30)
+        self.future.result(30)
         import_for(push_door, TOPIC, now)
         return finish(self, at)
 
