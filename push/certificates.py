@@ -14,8 +14,9 @@ from django.utils.translation import gettext as _
 from audit.models import Outcome
 from audit.recording import Actor, record
 from devices.models import Enrollment, EnrollmentState
-from push import outbox
+from push import outbox, provenance
 from push.core import pushcert
+from push.core.pem import blocks
 from push.models import PushCertificate, PushCertificateState
 from vault.sealed import seal, unseal
 
@@ -65,15 +66,21 @@ class _Import:
 
     file: pushcert.PushCertificateFile
     facts: pushcert.PushCertificateFacts
+    provenance: provenance.Provenance
     private_key: bytes = field(repr=False)
     pending: PushCertificate | None
 
 
-def create_request(common_name: str, actor: Actor) -> PushCertificate:
+def create_request(
+    common_name: str, actor: Actor, *, renews: PushCertificate | None = None
+) -> PushCertificate:
     """Make a key (RSA 2048) and a certificate request for Apple's portal.
 
-    Raises :class:`PushCertificateRefused` when the name will not do.
+    ``renews``: the certificate in use that the answer shall replace; the answer must then have its topic.
+    Raises :class:`PushCertificateRefused` when the name will not do, or ``renews`` is not in use.
     """
+    if renews is not None and renews.state != PushCertificateState.ACTIVE:
+        raise PushCertificateRefused(_("This certificate is not in use: there is nothing to renew."))
     key = rsa.generate_private_key(public_exponent=65537, key_size=pushcert.REQUEST_RSA_BITS)
     private_key = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -82,12 +89,33 @@ def create_request(common_name: str, actor: Actor) -> PushCertificate:
         request = pushcert.encode_request(common_name, private_key)
     except pushcert.PushCertError as error:
         raise PushCertificateRefused(str(error)) from error
-    row = PushCertificate(common_name=pushcert.verify_common_name(common_name), csr=request)
+    row = PushCertificate(
+        common_name=pushcert.verify_common_name(common_name),
+        csr=request,
+        topic=renews.topic if renews is not None else "",
+    )
     row.private_key_sealed = seal(private_key, context=_context(row))
     with transaction.atomic():
         row.save()
-        record("push_certificate.requested", actor=actor, target=row)
+        record(
+            "push_certificate.requested",
+            actor=actor,
+            target=row,
+            details={"renews_topic": row.topic} if row.topic else {},
+        )
     return row
+
+
+def discard_request(request: PushCertificate, *, actor: Actor, now: datetime) -> None:
+    """Throw away a request that is not answered, with its key: a certificate for it is of no use then.
+
+    Raises :class:`PushCertificateRefused` where it is answered already.
+    """
+    with transaction.atomic():
+        record("push_certificate.request_discarded", actor=actor, target=request, at=now)
+        open_ones = PushCertificate.objects.filter(pk=request.pk, state=PushCertificateState.REQUESTED)
+        if not open_ones.delete()[0]:
+            raise PushCertificateRefused(_("This request is answered already."))
 
 
 def import_certificate(
@@ -125,9 +153,8 @@ def _take_into_use(
         active_rows = list(
             PushCertificate.objects.select_for_update().filter(state=PushCertificateState.ACTIVE)
         )
-        topics_before = _verify_topic_stays(brought.facts.topic, active_rows, confirm_topic_change)
-        if any(bytes(row.der) == brought.file.certificate for row in active_rows):
-            raise PushCertificateRefused(_("This certificate is already in use."))
+        _verify_not_used(brought, active_rows)
+        topics_before = _verify_topic_stays(brought, active_rows, confirm_topic_change)
         for row in active_rows:
             if row.topic == brought.facts.topic:
                 row.state = PushCertificateState.REPLACED
@@ -142,6 +169,8 @@ def _take_into_use(
                 "topic": certificate.topic,
                 "serial_number": certificate.serial_number,
                 "not_after": brought.facts.not_after.isoformat(),
+                "issuer": brought.provenance.issuer,
+                "issuer_verified": brought.provenance.verified,
                 "topics_before": topics_before,
                 "pushes_released": released,
             },
@@ -152,10 +181,11 @@ def _take_into_use(
 def _verify(data: bytes, password: str, private_key: bytes, now: datetime) -> _Import:
     file = pushcert.decode_file(data, password=password)
     facts = pushcert.verify_current(pushcert.describe(file.certificate), now=now)
+    issued = provenance.of_push_certificate(file.certificate, file.chain, now=now)
     given = pushcert.decode_private_key(private_key, password=password) if private_key else file.private_key
     pending = _pending_request(facts.public_key)
     if given is not None:
-        return _Import(file, facts, pushcert.verify_key_matches(facts, given), pending)
+        return _Import(file, facts, issued, pushcert.verify_key_matches(facts, given), pending)
     keeper = pending or _earlier_with_key(facts.public_key)
     if keeper is None:
         raise pushcert.KeyMismatch(
@@ -164,7 +194,7 @@ def _verify(data: bytes, password: str, private_key: bytes, now: datetime) -> _I
                 "Give the private key, or make a request here and have Apple sign that one."
             )
         )
-    return _Import(file, facts, _private_key(keeper), pending)
+    return _Import(file, facts, issued, _private_key(keeper), pending)
 
 
 def _pending_request(public_key: bytes) -> PushCertificate | None:
@@ -182,10 +212,34 @@ def _earlier_with_key(public_key: bytes) -> PushCertificate | None:
     return None
 
 
-def _verify_topic_stays(topic: str, active_rows: Sequence[PushCertificate], confirmed: bool) -> list[str]:
-    """The topics that were active, if the new one is among them or the change is confirmed."""
-    topics = sorted({row.topic for row in active_rows})
-    if topics and topic not in topics and not confirmed:
+def _verify_not_used(brought: _Import, active_rows: Sequence[PushCertificate]) -> None:
+    """A certificate that is in use is no renewal, nor is one that another of its topic has replaced."""
+    if any(bytes(row.der) == brought.file.certificate for row in active_rows):
+        raise PushCertificateRefused(_("This certificate is already in use."))
+    topic = brought.facts.topic
+    if not any(row.topic == topic for row in active_rows):
+        return
+    replaced = PushCertificate.objects.filter(state=PushCertificateState.REPLACED, topic=topic)
+    if any(bytes(der) == brought.file.certificate for der in replaced.values_list("der", flat=True)):
+        raise PushCertificateRefused(
+            _(
+                "This certificate was in use before, and another has replaced it. Import the newest one "
+                "from Apple's portal; to go back to this one, take the one in use out of use first."
+            )
+        )
+
+
+def _verify_topic_stays(
+    brought: _Import, active_rows: Sequence[PushCertificate], confirmed: bool
+) -> list[str]:
+    """The topics that were active, if the new one is what was to come, or the change is confirmed."""
+    topic, topics = brought.facts.topic, sorted({row.topic for row in active_rows})
+    if confirmed:
+        return topics
+    expected = brought.pending.topic if brought.pending is not None else ""
+    if expected and topic != expected:
+        raise TopicChange(topic, [expected], devices_of(expected))
+    if topics and topic not in topics:
         raise TopicChange(topic, topics, devices_of(*topics))
     return topics
 
@@ -291,6 +345,15 @@ def expiring(now: datetime) -> list[tuple[PushCertificate, timedelta]]:
         state=PushCertificateState.ACTIVE, not_after__lte=now + EXPIRY_ALARMS[0]
     ).order_by("not_after")
     return [(row, row.not_after - now) for row in rows if row.not_after is not None]
+
+
+def provenance_of(certificate: PushCertificate, now: datetime) -> provenance.Provenance:
+    """Who issued it, as far as it can be told here."""
+    above = [pushcert.decode_file(block).certificate for _label, block in blocks(bytes(certificate.chain))]
+    try:
+        return provenance.of_push_certificate(bytes(certificate.der), above, now=now)
+    except provenance.Forged as error:
+        return provenance.Provenance("", False, str(error))
 
 
 def credentials(certificate: PushCertificate) -> Credentials:

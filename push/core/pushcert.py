@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
-from push.core import iterations
+from push.core import iterations, pem
 
 MAX_SIZE = 64 * 1024
 MAX_CERTIFICATES = 10
@@ -32,7 +32,6 @@ MAX_COMMON_NAME = 64
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 _TOPIC = re.compile(r"com\.apple\.mgmt\.[A-Za-z0-9._-]+")
 
 
@@ -128,25 +127,24 @@ def decode_private_key(data: bytes, *, password: str = "") -> bytes:
     """
     if len(data) > MAX_SIZE:
         raise TooLarge(f"The file is larger than {MAX_SIZE // 1024} KiB.")
-    blocks = [block.group(0) for block in _PEM_BLOCK.finditer(data) if b"PRIVATE KEY" in block.group(1)]
-    if len(blocks) > 1:
+    keys = [block for label, block in pem.blocks(data) if label.endswith(b"PRIVATE KEY")]
+    if len(keys) > 1:
         raise Unreadable("The file has more than one private key.")
-    return _load_key(blocks[0] if blocks else data, password, pem=bool(blocks))
+    return _load_key(keys[0] if keys else data, password, armoured=bool(keys))
 
 
 def _decode_pem(data: bytes, password: str) -> PushCertificateFile:
     certificates: list[x509.Certificate] = []
     keys: list[bytes] = []
-    for block in _PEM_BLOCK.finditer(data):
-        label = block.group(1)
+    for label, block in pem.blocks(data):
         if label in {b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"}:
-            certificates.append(_load_certificate(block.group(0)))
+            certificates.append(_load_certificate(block))
         elif label.endswith(b"PRIVATE KEY"):
-            keys.append(_load_key(block.group(0), password, pem=True))
+            if keys:
+                raise Unreadable("The file has more than one private key.")
+            keys.append(_load_key(block, password, armoured=True))
         if len(certificates) > MAX_CERTIFICATES:
             raise Unreadable(f"The file has more than {MAX_CERTIFICATES} certificates.")
-    if len(keys) > 1:
-        raise Unreadable("The file has more than one private key.")
     return _assemble(certificates, keys[0] if keys else None)
 
 
@@ -194,10 +192,10 @@ def _load_certificate(pem: bytes) -> x509.Certificate:
         raise Unreadable("A certificate in the file cannot be read.") from error
 
 
-def _load_key(data: bytes, password: str, *, pem: bool) -> bytes:
+def _load_key(data: bytes, password: str, *, armoured: bool) -> bytes:
     if iterations.largest_in_key(data) > iterations.LIMIT:
         raise Unreadable("The key asks for an unreasonable amount of work to open it.")
-    load = serialization.load_pem_private_key if pem else serialization.load_der_private_key
+    load = serialization.load_pem_private_key if armoured else serialization.load_der_private_key
     secret = _secret(password)
     try:
         return _encode_key(_load_with(load, data, secret))
