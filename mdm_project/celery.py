@@ -19,6 +19,7 @@ app.autodiscover_tasks()
 # took before the next one is due is dropped.
 SWEEPS: dict[str, tuple[str, float]] = {
     "push due": ("push.tasks.sweep_due_pushes", 5.0),
+    "warn of expiring push certificates": ("push.tasks.warn_of_expiry", 900.0),
     "expire commands": ("commands.tasks.expire_commands", 60.0),
     "refresh inventory": ("mdm.tasks.refresh_inventory", 600.0),
     "publish CRLs": ("pki.tasks.publish_crls", 300.0),

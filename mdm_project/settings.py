@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mdm_project import environment
+from mdm_project import environment, mail
 
 BASE_DIR = environment.BASE_DIR
 BRAMLEY_HOME: Path = environment.home()
@@ -36,6 +36,16 @@ BRAMLEY_APNS_URL = os.environ.get("BRAMLEY_APNS_URL", "https://api.push.apple.co
 BRAMLEY_APNS_CA = os.environ.get("BRAMLEY_APNS_CA", "")
 # At most so many; none: as fast as the web server can take what comes back (push.pace).
 BRAMLEY_PUSHES_PER_SECOND = environment.count_or_none("BRAMLEY_PUSHES_PER_SECOND")
+# Who is told by e-mail what needs an administrator. Not Django's ADMINS: they would get error pages too.
+BRAMLEY_ALERT_EMAILS = environment.words("BRAMLEY_ALERT_EMAILS")
+BRAMLEY_ALERT_FROM = os.environ.get("BRAMLEY_ALERT_FROM") or (
+    f"bramley@{urlsplit(BRAMLEY_PUBLIC_URL).hostname or 'localhost'}"
+)
+_SMTP = mail.server()
+EMAIL_HOST, EMAIL_PORT = _SMTP.host, _SMTP.port
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _SMTP.user, _SMTP.password
+EMAIL_USE_TLS, EMAIL_USE_SSL = _SMTP.starttls, _SMTP.tls
+EMAIL_TIMEOUT = 15
 REDIS_URL = os.environ.get("REDIS_URL", "")
 # A sign-in provider at http://127.0.0.1 instead of https: for trying out and tests only.
 BRAMLEY_OPENID_LOOPBACK_HTTP = os.environ.get("BRAMLEY_OPENID_LOOPBACK_HTTP", "") == "1"
