@@ -62,6 +62,7 @@ SECTIONS = (
             "pki.issuerkey",
             "pki.issuercertificate",
             "pki.crl",
+            "pki.profilesigner",
             "scep.scepservice",
             "scep.challenge",
             "scep.pendingrequest",

@@ -20,6 +20,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
+from pki import signer_admin
 from pki.admin_cells import actor_of, certificate_file, code, file_of, lines, link_to, link_to_list
 from pki.core.certificates import describe
 from pki.core.scan import Malformed
@@ -352,3 +353,5 @@ class CrlAdmin(ReadOnlyAdmin):
 
 
 admin.site.register(Issuer, IssuerAdmin)
+
+__all__ = ["CertificateAdmin", "CrlAdmin", "signer_admin"]

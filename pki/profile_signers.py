@@ -91,6 +91,16 @@ def use_issuer(issuer: Issuer, *, actor: Actor, now: datetime) -> ProfileSigner:
     return use(signer, actor=actor, now=now)
 
 
+def remove(signer: ProfileSigner, *, actor: Actor, now: datetime) -> None:
+    """Forget an imported certificate and its key for good. Raises :class:`SignerRefused`."""
+    with transaction.atomic():
+        row = ProfileSigner.objects.select_for_update().filter(pk=signer.pk).first()
+        if row is None or row.in_use:
+            raise SignerRefused("it signs profiles now: let another one sign first")
+        record("profile_signer.removed", actor=actor, target=row, details={"sha256": row.sha256}, at=now)
+        row.delete()
+
+
 def use_default(*, actor: Actor, now: datetime) -> None:
     """Let the default issuer sign again, as it does where nothing was chosen."""
     with transaction.atomic():

@@ -126,7 +126,7 @@ def judge(shown: Sequence[bytes], known: Known, *, host: str, now: datetime) -> 
 
 def _judge(shown: tuple[bytes, ...], known: Known, host: str, now: datetime) -> Judgement:
     leaf = shown[0]
-    anchor, path = _path(shown, known, now)
+    anchor, path = find_way(shown, known, now)
     root = path[-1] if anchor is not Anchor.NONE else None
     return Judgement(
         anchor,
@@ -146,8 +146,11 @@ def _judge(shown: tuple[bytes, ...], known: Known, host: str, now: datetime) -> 
 # --- The way to a root -----------------------------------------------------------------------------------
 
 
-def _path(shown: tuple[bytes, ...], known: Known, now: datetime) -> tuple[Anchor, tuple[bytes, ...]]:
-    """The best of all ways: to a public root, else to one of the profile, else as far as it goes."""
+def find_way(shown: tuple[bytes, ...], known: Known, now: datetime) -> tuple[Anchor, tuple[bytes, ...]]:
+    """The best of all ways up: to a public root, else to one of the profile, else as far as it goes.
+
+    Raises :class:`Malformed`.
+    """
     ways = list(islice(_ways((shown[0],), shown, now), _WAYS))
     for anchor, roots in ((Anchor.PUBLIC, known.public), (Anchor.IN_PROFILE, known.in_profile)):
         for way in ways:
