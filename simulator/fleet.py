@@ -167,7 +167,8 @@ class Fleet:
             return device.enrol(plan.profile_url, plan.gate(number))
         if device.manufactured is None:
             name = str(uuid.uuid5(uuid.NAMESPACE_OID, device.hardware.udid)).upper()
-            key = kept_key(plan.keys, number, "manufactured")
+            # It belongs to the hardware: a server that knows it takes it for no other serial number.
+            key = kept_key(plan.keys, number, f"made-{device.hardware.serial_number}")
             device.manufactured = plan.device_ca.manufacture(name, key, now=device.clock())
         return enrol_over_the_air(
             device,

@@ -365,6 +365,19 @@ def test_a_fleet_takes_the_way_of_its_plan(
     assert EnrollmentSession.objects.count() == 2
 
 
+def test_keys_that_are_kept_do_not_make_one_device_of_two(
+    trusted: EnrollmentProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server remembers which serial number the key of a device's making speaks for."""
+    monkeypatch.setattr("simulator.fleet.Transport", _InProcessTransport)
+    for seed in ("one", "two"):
+        plan = Plan(URL, 1, device_ca=device_ca(), at_once=1, seed=seed, keys=tmp_path, retries=0)
+        report = _run_here(Fleet(plan))
+        assert (report.enrolled, report.errors) == (1, [])
+    assert Enrollment.objects.filter(state=EnrollmentState.ENROLLED).count() == 2
+    assert len(list(tmp_path.glob("made-*"))) == 2
+
+
 class _InProcessTransport:
     def __init__(self, **_options: Any) -> None:
         self.project = InProcess()
