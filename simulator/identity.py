@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pki.core.certificates import load_certificate
+from pki.core import cms
+from pki.core.certificates import describe, load_certificate
 from pki.core.csr import encode_signing_request
 from pki.core.path import verify_issued_by
 from pki.core.scan import Malformed
@@ -20,6 +23,48 @@ from simulator.enrolment_profile import ScepFacts, verify_fingerprint
 from simulator.exchange import Conversation, Request, SimulationError, expect_ok
 
 USER_AGENT = "profiled/1.0 CFNetwork/1568.200.51 Darwin/24.1.0"
+
+
+@dataclass(frozen=True)
+class CaCertificates:
+    """From GetCACert. ``issuer``: who issues. ``recipient``: to whom requests are encrypted, and who signs
+    the answers: an RA, or the issuer itself."""
+
+    issuer: bytes
+    recipient: bytes
+
+
+def read_ca_certificates(body: bytes, content_type: str) -> CaCertificates:
+    """Both forms of the answer (RFC 8894 section 4.2): one certificate, or a PKCS #7 with several.
+
+    Raises :class:`SimulationError`.
+    """
+    try:
+        if content_type == wire.CA_CERTIFICATE:
+            load_certificate(body)
+            return CaCertificates(body, body)
+        if content_type != wire.CA_CERTIFICATES:
+            raise SimulationError("GetCACert", f"Content-Type {content_type!r}")
+        found = cms.certificates_of(body)
+        own = [der for der in found if not describe(der).is_ca]
+        authorities = [der for der in found if der not in own]
+        if not authorities:
+            raise SimulationError("GetCACert", "no certificate of a CA")
+        if not own:
+            return CaCertificates(authorities[0], authorities[0])
+        return CaCertificates(_issuer_of(own[0], authorities), own[0])
+    except Malformed as error:
+        raise SimulationError("GetCACert", str(error)) from error
+
+
+def _issuer_of(certificate: bytes, authorities: Sequence[bytes]) -> bytes:
+    for authority in authorities:
+        try:
+            verify_issued_by(certificate, authority)
+        except Malformed:
+            continue
+        return authority
+    raise SimulationError("GetCACert", "the RA certificate was issued by none of the CAs")
 
 
 def obtain_certificate(
@@ -38,10 +83,8 @@ def obtain_certificate(
         )
     )
     answer = yield Request("GET", f"{facts.url}?operation=GetCACert{query}", headers=headers)
-    ca_certificate = expect_ok("GetCACert", answer)
-    if answer.headers.get("content-type") != wire.CA_CERTIFICATE:
-        raise SimulationError("GetCACert", f"Content-Type {answer.headers.get('content-type')!r}")
-    verify_fingerprint(facts.ca_fingerprint, ca_certificate)
+    ca = read_ca_certificates(expect_ok("GetCACert", answer), answer.headers.get("content-type", ""))
+    verify_fingerprint(facts.ca_fingerprint, ca.issuer)
 
     signer = signer or message.self_signed(private_key, secrets.token_hex(16), serial_number=1, now=now)
     transaction_id = message.transaction_id_of(private_key)
@@ -54,7 +97,7 @@ def obtain_certificate(
         transaction_id=transaction_id,
         sender_nonce=nonce,
         signer=signer,
-        recipient=ca_certificate,
+        recipient=ca.recipient,
         cipher=capabilities.cipher,
         digest=capabilities.digest,
         random=secrets.token_bytes,
@@ -73,7 +116,7 @@ def obtain_certificate(
     try:
         answered = message.open_reply(
             reply,
-            ca_certificate=ca_certificate,
+            ca_certificate=ca.recipient,
             identity=signer,
             transaction_id=transaction_id,
             sender_nonce=nonce,
@@ -85,7 +128,7 @@ def obtain_certificate(
         raise SimulationError(
             "PKIOperation", f"{answered.status.name} {answered.fail_info} {answered.fail_info_text}".strip()
         )
-    return _verified(answered.certificates[0], ca_certificate, private_key)
+    return _verified(answered.certificates[0], ca.issuer, private_key)
 
 
 def _verified(certificate: bytes, ca_certificate: bytes, private_key: RSAPrivateKey) -> bytes:
