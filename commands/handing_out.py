@@ -1,9 +1,13 @@
 """The hot path: what a device reports, and what it gets next.
 
-Both functions belong into one transaction that the caller opens (:mod:`mdm` does, for each connect): the
-report is stored and the next command chosen together, or neither (reliability C8). They take the lock of the
-enrollment's row before they touch its deliveries, so that parallel connects of one device queue up; every
-change of a delivery asks again for the state it was read in, so that on any database one hand-out is one.
+The two of the long way, :func:`record_report` and :func:`next_command`, belong into one transaction that
+the caller opens (:mod:`mdm` does): the report is stored and the next command chosen together, or neither
+(reliability C8). They take the lock of the enrollment's row before they touch its deliveries, so that
+parallel connects of one device queue up; every change of a delivery asks again for the state it was read in,
+so that on any database one hand-out is one.
+
+The usual connects go a short way, :func:`hand_out` and :func:`take_answer`: the same in one statement, where
+the database can do that and nothing about the command asks for a decision.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import logging
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -22,20 +26,23 @@ from django.utils import timezone
 from audit.recording import refuse
 from commands import statements
 from commands.core import plist
-from commands.core.delivery import Event, State, event_when_met, next_state
+from commands.core.delivery import FINAL, Event, State, event_when_met, next_state
 from commands.core.envelope import encode_envelope
 from commands.core.report import Report, Status
 from commands.enqueueing import MAX_PAYLOAD, payload_context
 from commands.models import Command, CommandDelivery, CommandResult
 from commands.statements import Candidate
+from database import prepared
 from devices import escrow
 from devices.models import Enrollment, SecretKind
+from push import outbox
 from vault.sealed import SealError, seal, unseal
 
 logger = logging.getLogger(__name__)
 
 COMPRESSION = 3
 MAX_REPORT = 16 * 1024 * 1024
+CLEAR_PASSCODE = "ClearPasscode"
 
 _EVENTS = {
     Status.ACKNOWLEDGED: Event.ACKNOWLEDGED,
@@ -127,7 +134,8 @@ def next_command(
     The oldest first, by delivery id. A command that was handed out and never answered goes again under the
     same UUID, but one of the dangerous class becomes uncertain instead. ``after_not_now``: the device is in
     the middle of a connection in which it said NotNow (more widely: its report was not Idle), so that only
-    commands go out which it has not been given yet; the others wait for its next Idle. ``fillers``: who
+    commands go out which it has not been given yet, or whose NotNow is a minute old: one push is enough for
+    all that was put off before. The others wait for its next Idle. ``fillers``: who
     completes the commands that were queued with a ``filled_by``. ``only``: this command, or none.
 
     Call it inside the transaction of the connect. One query when there is nothing, and one UPDATE more when
@@ -151,6 +159,78 @@ def next_command(
     return None
 
 
+@dataclass(frozen=True)
+class Taken:
+    """An answer that was recorded by the short way.
+
+    ``handed``: what goes out with it. ``look_again``: something follows for which :func:`next_command` is
+    needed; the push of the device is already put off.
+    """
+
+    delivery: CommandDelivery
+    handed: Handed | None
+    look_again: bool = False
+
+
+def hand_out(enrollment: Enrollment, first: Candidate, now: datetime) -> Handed | None:
+    """The short way to hand out ``first``, that was read a moment ago, and to put the next push off.
+
+    None where that does not go, and then nothing is changed: go the long way.
+    """
+    sealed = first.payload_sealed
+    if (
+        sealed is None
+        or first.filled_by
+        or first.request_type == CLEAR_PASSCODE
+        or event_when_met(first.met, now=now) is not Event.HAND_OUT
+    ):
+        return None
+    try:
+        body = _envelope(sealed, first.command_uuid)
+    except SealError:
+        return None
+    if not statements.send_at_once(enrollment, first, now, outbox.jitter()):
+        return None
+    return Handed(first.command_uuid, first.request_type, first.delivery_id, body)
+
+
+def take_answer(
+    enrollment: Enrollment, report: Report, now: datetime, *, body: bytes, careful: Sequence[str]
+) -> Taken | None:
+    """The short way to record a final answer, hand out what follows and settle the push, together.
+
+    ``careful``: the commands whose answers go the long way, by name. None where the short way does not go,
+    and then nothing is changed.
+    """
+    event = _EVENTS.get(report.status)
+    new = next_state(State.SENT, event) if event is not None else None
+    if report.command_uuid is None or new not in FINAL or not prepared.on_postgresql():
+        return None
+    result_uuid = uuid.uuid4()
+    answered = statements.answer_at_once(
+        enrollment,
+        report.command_uuid,
+        new,
+        now,
+        result_uuid=result_uuid,
+        status=report.status.value,
+        report_sealed=_sealed_report(result_uuid, body),
+        error_chain=[error.as_dict() for error in report.error_chain],
+        careful=careful,
+        jitter=outbox.jitter(),
+    )
+    if answered is None:
+        return None
+    if (followed := answered.followed) is None:
+        return Taken(answered.delivery, None, look_again=answered.more_to_see)
+    try:
+        content = _envelope(followed.payload_sealed, followed.command_uuid)
+    except SealError:
+        return Taken(answered.delivery, None, look_again=True)  # where it is met again, and cancelled
+    handed = Handed(followed.command_uuid, followed.request_type, followed.delivery_id, content)
+    return Taken(answered.delivery, handed)
+
+
 def has_outstanding(enrollment: Enrollment, *, now: datetime | None = None) -> bool:
     """Whether something waits for this enrollment, be it after a NotNow; what is for later does not count."""
     return statements.anything_waits(enrollment, now or timezone.now())
@@ -172,10 +252,14 @@ def _store_result(delivery: CommandDelivery, report: Report, body: bytes | None,
         delivery,
         result_uuid,
         status=report.status.value,
-        report_sealed=seal(zlib.compress(text, COMPRESSION), context=_report_context(result_uuid)),
+        report_sealed=_sealed_report(result_uuid, text),
         error_chain=[error.as_dict() for error in report.error_chain],
         received_at=now,
     )
+
+
+def _sealed_report(result_uuid: uuid.UUID, text: bytes) -> bytes:
+    return seal(zlib.compress(text, COMPRESSION), context=_report_context(result_uuid))
 
 
 def _record_orphan(enrollment: Enrollment, report: Report, now: datetime) -> None:
@@ -219,7 +303,7 @@ def _body(
     candidate: Candidate, enrollment: Enrollment, fillers: Mapping[str, Filler], now: datetime
 ) -> bytes:
     try:
-        command = unseal(candidate.payload_sealed, context=payload_context(candidate.command_uuid))
+        command = unseal(candidate.payload_sealed or b"", context=payload_context(candidate.command_uuid))
     except SealError:
         raise CannotBeFilled("its content cannot be decrypted with the keys of this server") from None
     if candidate.filled_by:
@@ -228,9 +312,13 @@ def _body(
             raise CannotBeFilled(f"this version of the server does not know {candidate.filled_by}")
         filling = Filling(enrollment, candidate.command_uuid, candidate.delivery_id, now)
         command = plist.write(filler(filling, plist.read(command, max_size=2 * MAX_PAYLOAD)))
-    if candidate.request_type == "ClearPasscode":
+    if candidate.request_type == CLEAR_PASSCODE:
         command = _with_unlock_token(command, enrollment)
     return encode_envelope(command, candidate.command_uuid)
+
+
+def _envelope(payload_sealed: bytes, command_uuid: uuid.UUID) -> bytes:
+    return encode_envelope(unseal(payload_sealed, context=payload_context(command_uuid)), command_uuid)
 
 
 def _with_unlock_token(command: bytes, enrollment: Enrollment) -> bytes:

@@ -35,11 +35,14 @@ from commands.handing_out import (
     Filling,
     Handed,
     Recorded,
+    Taken,
+    hand_out,
     has_outstanding,
     next_command,
     open_payload,
     open_report,
     record_report,
+    take_answer,
 )
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "Recorded",
     "Skipped",
     "Swept",
+    "Taken",
     "audience_of",
     "cancel",
     "cancel_outstanding",
@@ -64,11 +68,13 @@ __all__ = [
     "enqueue_for_devices",
     "enrollments_of",
     "expire",
+    "hand_out",
     "has_outstanding",
     "next_command",
     "open_payload",
     "open_report",
     "push_what_became_due",
     "record_report",
+    "take_answer",
     "warnings_about",
 ]

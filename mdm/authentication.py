@@ -15,6 +15,7 @@ from datetime import datetime
 from django.conf import settings
 from django.http import HttpRequest
 
+from commands.statements import Candidate
 from devices.models import Enrollment, Identity, IdentityState
 from mdm.answers import Rejected
 from mdm.core.headers import HeaderError, decode_client_certificate, decode_signature
@@ -32,12 +33,14 @@ class Presented:
     """A verified, current, unrevoked device certificate, and what it is pinned to.
 
     ``identity`` is None for a certificate that was never used here: fresh, renewed, or of a foreign issuer.
-    ``push_state``: of the device channel's row in the outbox, empty where there is none.
+    ``push_state``: of the device channel's row in the outbox, empty where there is none. ``first``: what is
+    first in that channel's queue, as it was when the identity was read.
     """
 
     certificate: Certificate
     identity: Identity | None
     push_state: str = ""
+    first: Candidate | None = None
 
     @property
     def enrollment(self) -> Enrollment | None:
@@ -78,7 +81,7 @@ def pinned(der: bytes, now: datetime) -> Presented | None:
 
     Raises :class:`Rejected`, of which :class:`Expired` is one.
     """
-    found = find_identity(hashlib.sha256(der).hexdigest())
+    found = find_identity(hashlib.sha256(der).hexdigest(), now)
     if found is None:
         return None
     identity = found.identity
@@ -90,7 +93,7 @@ def pinned(der: bytes, now: datetime) -> Presented | None:
         raise Rejected(f"certificate {error.reason}", target=identity.enrollment) from error
     if identity.state != IdentityState.ACTIVE:
         raise Rejected("certificate superseded", target=identity.enrollment)
-    return Presented(identity.certificate, identity, found.push_state)
+    return Presented(identity.certificate, identity, found.push_state, found.first)
 
 
 def unpinned(der: bytes, now: datetime) -> Presented:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -28,8 +29,9 @@ MAX_CONNECT = 10 * 1024 * 1024
 def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
     """Answer one report with the next command, or with nothing. Raises :class:`Rejected`.
 
-    A device that is idle and has nothing waiting costs one read here (and one for its identity before), and
-    at most one write of the time of contact a minute. All else happens under a lock of its enrollment.
+    What a device channel mostly says goes the short way: Idle with nothing waiting costs nothing after its
+    identity was read; Idle that gets a command, and an answer to one, one statement more (on PostgreSQL). The
+    time of contact is written once a minute. All else happens step by step under a lock of the enrollment.
     """
     try:
         report, channel = decode_report(message), resolve(message)
@@ -40,28 +42,48 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
     if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
-    if presented.identity is not None and _nothing_to_do(presented, owner, channel.user_id, report, now):
+    quick = None if channel.is_user else _short_way(presented, owner, report, body, now)
+    if quick is not None:
         registry.seen(owner.pk, owner.last_seen_at, now)
-        return Reply()
+        return quick
     with transaction.atomic(savepoint=presented.identity is not None):
         owner = adopt_renewed(presented, owner, now)
         enrollment = addressed(owner, channel)
         if enrollment is None:
             return Reply()
-        reply = _exchange(registry.lock(enrollment), report, body, now)
+        reply = _exchange(registry.lock_standing(enrollment), report, body, now)
     if enrollment.pk != owner.pk:
         registry.seen(enrollment.pk, enrollment.last_seen_at, now)
     registry.seen(owner.pk, owner.last_seen_at, now)
     return reply
 
 
-def _nothing_to_do(
-    presented: Presented, owner: Enrollment, user_id: str, report: Report, now: datetime
-) -> bool:
-    """The device channel is idle, no push is under way for it and nothing is queued."""
-    if user_id or report.status is not Status.IDLE or presented.push_state not in ("", PushState.IDLE):
-        return False
-    return not queue.has_outstanding(owner, now=now)
+def _short_way(
+    presented: Presented, owner: Enrollment, report: Report, body: bytes, now: datetime
+) -> Reply | None:
+    """What nearly every connect of a device channel is about; None for all else, and nothing is changed."""
+    if presented.identity is None:
+        return None
+    if report.status is not Status.IDLE:
+        return _take_answer(owner, report, body, now)
+    if presented.first is None:
+        return Reply() if presented.push_state in ("", PushState.IDLE) else None
+    handed = queue.hand_out(owner, presented.first, now)
+    return Reply(body=handed.body) if handed is not None else None
+
+
+def _take_answer(owner: Enrollment, report: Report, body: bytes, now: datetime) -> Reply | None:
+    # What the server makes of an answer is kept together with it.
+    kept_together = transaction.atomic() if results.says_something(report) else nullcontext()
+    with kept_together:
+        taken = queue.take_answer(owner, report, now, body=body, careful=results.CAREFUL)
+        if taken is None:
+            return None
+        results.apply(owner, taken.delivery, report, now)
+    if taken.look_again:
+        with transaction.atomic():
+            return _hand_out(registry.lock_standing(owner), report, now)
+    return Reply(body=taken.handed.body) if taken.handed is not None else Reply()
 
 
 def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime) -> Reply:
@@ -72,6 +94,11 @@ def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime
     recorded = queue.record_report(enrollment, report, now, body=body)
     if recorded.changed and recorded.delivery is not None:
         results.apply(enrollment, recorded.delivery, report, now)
+    return _hand_out(enrollment, report, now)
+
+
+def _hand_out(enrollment: Enrollment, report: Report, now: datetime) -> Reply:
+    """Choose the next command, on the locked row."""
     # Before the queue is read: a command that arrives now is either seen, or makes a push due afterwards.
     outbox.connected(enrollment.pk, more=False, now=now)
     # Until the device connects anew it is not given again what it said NotNow to (apple-mdm 2.4).

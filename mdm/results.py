@@ -69,3 +69,10 @@ _HANDLERS: Mapping[str, Callable[[Enrollment, Mapping[str, Any], datetime], None
     "SecurityInfo": _security_info,
     "EraseDevice": _erase_device,
 }
+CAREFUL = ("EraseDevice", "RemoveProfile")
+"""Commands whose answers may change the enrollment itself: they are taken under its lock."""
+
+
+def says_something(report: Report) -> bool:
+    """Whether the server may take something over from the answer."""
+    return "QueryResponses" in report.raw or "SecurityInfo" in report.raw

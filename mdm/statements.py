@@ -1,19 +1,20 @@
 """The statement of the hot path, written by hand: building it costs more than running it.
 
-It runs for every request of a device, and fetches the columns that deciding needs; the others of these rows
-are fetched on access.
+It runs for every request of a device. It fetches the columns that deciding needs (the others of these rows
+are fetched on access), and the delivery that is first in the queue: an idle device costs nothing more.
 """
 
 from __future__ import annotations
 
-import json
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from django.db import connection
+from django.db.models.base import ModelState
 
+from commands.models import Command, CommandDelivery
+from commands.statements import CANDIDATE_COLUMNS, FIRST_OF_QUEUE, Candidate, candidate
+from database import prepared
 from devices.models import Device, Enrollment, Identity
 from pki.models import Certificate, Issuer, IssuerKey
 from push.models import PushRequest
@@ -21,84 +22,99 @@ from push.models import PushRequest
 _IDENTITY, _ENROLLMENT = Identity._meta.db_table, Enrollment._meta.db_table
 _DEVICE, _CERTIFICATE = Device._meta.db_table, Certificate._meta.db_table
 _KEY, _ISSUER, _PUSH = IssuerKey._meta.db_table, Issuer._meta.db_table, PushRequest._meta.db_table
+_DELIVERY, _COMMAND = CommandDelivery._meta.db_table, Command._meta.db_table
 
 _FIND = f"""
     SELECT i.id, i.state,
            e.id, e.channel, e.user_id, e.state, e.epoch, e.last_seen_at,
-           d.id, d.udid, d.user_enrollment, d.name, d.serial_number,
-           c.id, c.serial_number, c.purpose, c.status, c."foreign", c.not_before, c.not_after, c.binding,
+           x.id, x.udid, x.user_enrollment, x.name, x.serial_number,
+           f.id, f.serial_number, f.purpose, f.status, f."foreign", f.not_before, f.not_after, f.binding,
            k.id, k.state,
            s.id, s.state, s.trusted_for,
-           p.state
+           p.state, {CANDIDATE_COLUMNS}
       FROM {_IDENTITY} i
       JOIN {_ENROLLMENT} e ON e.id = i.enrollment_id
-      JOIN {_DEVICE} d ON d.id = e.device_id
-      JOIN {_CERTIFICATE} c ON c.id = i.certificate_id
-      JOIN {_KEY} k ON k.id = c.issuer_key_id
+      JOIN {_DEVICE} x ON x.id = e.device_id
+      JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
+      JOIN {_KEY} k ON k.id = f.issuer_key_id
       JOIN {_ISSUER} s ON s.id = k.issuer_id
       LEFT JOIN {_PUSH} p ON p.enrollment_id = e.id
+      LEFT JOIN {_DELIVERY} d ON d.id = ({FIRST_OF_QUEUE})
+      LEFT JOIN {_COMMAND} c ON c.id = d.command_id
      WHERE i.sha256 = %s
 """  # noqa: S608 - only names of our own tables are put together
+_CERTIFICATE_COLUMNS = (
+    "id",
+    "serial_number",
+    "purpose",
+    "status",
+    "foreign",
+    "not_before",
+    "not_after",
+    "binding",
+)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A pinned certificate with its enrollment, device and issuer. ``push_state``: empty where none is."""
+    """A pinned certificate with its enrollment, device and issuer.
+
+    ``push_state``: empty where none is. ``first``: of what waits for the device channel and may go out now.
+    """
 
     identity: Identity
     push_state: str
+    first: Candidate | None
 
 
-def find_identity(sha256: str) -> Found | None:
+def find_identity(sha256: str, now: datetime) -> Found | None:
     """The identity with this fingerprint (lower-case hexadecimal), in one query."""
-    with connection.cursor() as cursor:
-        cursor.execute(_FIND, [sha256])
-        row = cursor.fetchone()
+    moment = prepared.instant(now)
+    row = prepared.row(_FIND, [moment, moment, sha256])
     if row is None:
         return None
-    identity_row, enrollment_row, device_row = row[0:2], row[2:8], row[8:13]
-    certificate_row, key_row, issuer_row, push_state = row[13:21], row[21:23], row[23:26], row[26]
-    device = _load(Device, ("id", "udid", "user_enrollment", "name", "serial_number"), device_row)
+    device = _load(Device, ("id", "udid", "user_enrollment", "name", "serial_number"), row[8:13])
     device.user_enrollment = bool(device.user_enrollment)
     enrollment = _load(
-        Enrollment, ("id", "channel", "user_id", "state", "epoch", "last_seen_at"), enrollment_row
+        Enrollment,
+        ("id", "channel", "user_id", "state", "epoch", "last_seen_at", "device_id", "parent_id"),
+        (*row[2:7], prepared.read_instant(row[7]) if row[7] is not None else None, row[8], None),
+        device=device,
+        parent=None,
     )
-    enrollment.last_seen_at = _moment(row[7]) if row[7] is not None else None
-    enrollment.device, enrollment.parent = device, None
-    identity = _load(Identity, ("id", "state"), identity_row)
-    identity.sha256 = sha256
-    identity.enrollment = enrollment
-    identity.certificate = _certificate(certificate_row, key_row, issuer_row)
-    return Found(identity, push_state or "")
+    identity = _load(
+        Identity,
+        ("id", "state", "sha256", "enrollment_id", "certificate_id"),
+        (row[0], row[1], sha256, row[2], row[13]),
+        enrollment=enrollment,
+        certificate=_certificate(row[13:21], row[21:23], row[23:26]),
+    )
+    return Found(identity, row[26] or "", candidate(row[27:], now) if row[27] is not None else None)
 
 
 def _certificate(row: Any, key_row: Any, issuer_row: Any) -> Certificate:
-    columns = (
-        "id",
-        "serial_number",
-        "purpose",
-        "status",
-        "foreign",
-        "not_before",
-        "not_after",
-        "binding",
+    issuer = _load(
+        Issuer, ("id", "state", "trusted_for"), (*issuer_row[:2], prepared.read_json(issuer_row[2]))
     )
-    certificate: Certificate = _load(Certificate, columns, row)
+    key = _load(IssuerKey, ("id", "state", "issuer_id"), (*key_row, issuer.pk), issuer=issuer)
+    certificate: Certificate = _load(
+        Certificate, (*_CERTIFICATE_COLUMNS, "issuer_key_id"), (*row, key.pk), issuer_key=key
+    )
     certificate.foreign = bool(certificate.foreign)
-    certificate.not_before, certificate.not_after = _moment(row[5]), _moment(row[6])
-    certificate.binding = row[7] if row[7] is None or isinstance(row[7], uuid.UUID) else uuid.UUID(row[7])
-    key, issuer = _load(IssuerKey, ("id", "state"), key_row), _load(Issuer, ("id", "state"), issuer_row[:2])
-    issuer.trusted_for = json.loads(issuer_row[2]) if isinstance(issuer_row[2], str) else issuer_row[2]
-    key.issuer = issuer
-    certificate.issuer_key = key
+    certificate.not_before = prepared.read_instant(row[5])
+    certificate.not_after = prepared.read_instant(row[6])
+    certificate.binding = prepared.read_key(row[7]) if row[7] is not None else None
     return certificate
 
 
-def _load(model: Any, columns: tuple[str, ...], row: Any) -> Any:
-    """An instance with these columns; the others are fetched on access."""
-    return model.from_db(connection.alias, columns, row)
+def _load(model: Any, columns: tuple[str, ...], row: Any, **related: Any) -> Any:
+    """An instance with these columns and related rows; other columns are fetched on access.
 
-
-def _moment(value: datetime) -> datetime:
-    """SQLite gives times without their zone, which is UTC."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    As ``Model.from_db`` makes it, but five times as fast: nobody listens to the signals of these models.
+    """
+    instance = model.__new__(model)
+    instance.__dict__.update(zip(columns, row, strict=True))
+    state = instance._state = ModelState()
+    state.adding, state.db = False, "default"
+    state.fields_cache.update(related)
+    return instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from typing import Any
 
@@ -127,10 +128,37 @@ def test_after_not_now_only_commands_it_has_not_had_yet() -> None:
     assert (row.not_now_count, row.not_now_at) == (1, later(seconds=1))
     assert queue.has_outstanding(target)
     # Ready again: the oldest first.
-    assert handed(target, now=later(hours=1)) == first.uuid
-    assert handed(target, "Acknowledged", first, now=later(hours=1)) is None
-    assert handed(target, now=later(hours=2)) == third.uuid
+    assert handed(target, now=later(seconds=30)) == first.uuid
+    assert handed(target, "Acknowledged", first, now=later(seconds=30)) is None
+    assert handed(target, now=later(seconds=31)) == third.uuid
     assert delivery(first, target).sent_count == 2
+
+
+def test_what_was_put_off_a_minute_ago_is_done_in_one_connection() -> None:
+    target = one()
+    put_off = [enqueue(target) for _ in range(3)]
+    assert handed(target) == put_off[0].uuid
+    for command, following in itertools.pairwise(put_off):
+        assert handed(target, "NotNow", command) == following.uuid
+    assert handed(target, "NotNow", put_off[2], now=later(seconds=59)) is None
+    # One push, one Idle: the rest follows by itself. The last has not rested long enough yet.
+    assert handed(target, now=later(seconds=100)) == put_off[0].uuid
+    assert handed(target, "Acknowledged", put_off[0], now=later(seconds=101)) == put_off[1].uuid
+    assert handed(target, "Acknowledged", put_off[1], now=later(seconds=118)) is None
+    assert state(put_off[2], target) == "NOT_NOW"
+    assert handed(target, now=later(seconds=118)) == put_off[2].uuid
+
+
+def test_a_device_that_goes_on_saying_not_now_is_not_asked_in_circles() -> None:
+    target = one()
+    first, second = enqueue(target), enqueue(target)
+    handed(target)
+    handed(target, "NotNow", first)
+    handed(target, "NotNow", second)
+    assert handed(target, now=later(seconds=60)) == first.uuid
+    assert handed(target, "NotNow", first, now=later(seconds=60)) == second.uuid
+    assert handed(target, "NotNow", second, now=later(seconds=60)) is None
+    assert [delivery(command, target).not_now_count for command in (first, second)] == [2, 2]
 
 
 def test_one_order_over_new_and_not_now() -> None:

@@ -21,7 +21,7 @@ from hypothesis.stateful import run_state_machine_as_test as run
 from commands import queue
 from commands.models import Command, CommandDelivery
 from devices.models import Enrollment
-from tests.commands.fleet import ALICE, NOW, connect, enqueue, enrolled
+from tests.commands.fleet import ALICE, NOW, connect_shortly, enqueue, enrolled
 
 FINAL = {"ACKNOWLEDGED", "ERROR", "FORMAT_ERROR", "EXPIRED", "CANCELLED"}
 ANSWERS = {"Acknowledged": "ACKNOWLEDGED", "Error": "ERROR", "CommandFormatError": "FORMAT_ERROR"}
@@ -40,6 +40,7 @@ class Expected:
     state: str = "QUEUED"
     cancelled: bool = False
     sent_at: datetime | None = None
+    not_now_at: datetime | None = None
     handed_out: int = 0
     may_be_handed_out: int = 1  # for the dangerous class: once, and once more for each release or NotNow
     history: list[str] = field(default_factory=list)
@@ -139,7 +140,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(owner=st.integers(0, 1))
     def idle(self, owner: int) -> None:
         """Also a device whose last response was lost: it starts again with Idle."""
-        self.check_handed(owner, connect(self.devices[owner], now=self.now), fresh_only=False)
+        self.check_handed(owner, connect_shortly(self.devices[owner], now=self.now), fresh_only=False)
 
     @precondition(lambda self: self.expected)
     @rule(
@@ -150,12 +151,13 @@ class QueueMachine(RuleBasedStateMachine):
     def answer(self, owner: int, number: int, status: str) -> None:
         """To what it has, to what is long finished, to what was never its own."""
         chosen = self.pick(number)
-        handed = connect(self.devices[owner], status, chosen.command, now=self.now)
+        handed = connect_shortly(self.devices[owner], status, chosen.command, now=self.now)
         ours = chosen.owner == owner and chosen.epoch == self.devices[owner].epoch
         if ours and chosen.state not in FINAL:
             chosen.become(ANSWERS.get(status, "NOT_NOW"))
             if status == "NotNow":
                 chosen.may_be_handed_out = chosen.handed_out + 1
+                chosen.not_now_at = self.now
         self.check_handed(owner, handed, fresh_only=True)
 
     @rule(owner=st.integers(0, 1))
@@ -180,7 +182,12 @@ class QueueMachine(RuleBasedStateMachine):
     def next_of(self, owner: int, *, fresh_only: bool) -> Expected | None:
         waiting = {"QUEUED"} if fresh_only else {"QUEUED", "NOT_NOW", "SENT"}
         for row in self.expected:
-            if row.owner != owner or row.state not in waiting:
+            rested = (
+                row.state == "NOT_NOW"
+                and row.not_now_at is not None
+                and row.not_now_at <= self.now - timedelta(minutes=1)
+            )
+            if row.owner != owner or not (row.state in waiting or rested):
                 continue
             if row.not_before is not None and row.not_before > self.now:
                 continue
