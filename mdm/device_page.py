@@ -46,6 +46,7 @@ class DevicePage:
     session: EnrollmentSession | None
     blocks: Sequence[BlockedDevice]
     happenings: Sequence[AuditEvent]
+    certificate_ended: bool
     information: Sequence[tuple[str, str]] = field(repr=False)
     security: Sequence[tuple[str, str]] = field(repr=False)
 
@@ -61,10 +62,12 @@ def device_page(device: Device, now: datetime) -> DevicePage:
     def session_of(row: Enrollment | None) -> EnrollmentSession | None:
         return sessions.get(row.binding) if row and row.binding else None
 
+    certificate = active_certificate(enrollment) if enrollment else None
     return DevicePage(
         enrollment=enrollment,
         remarks=remarks(enrollment, now),
-        certificate=active_certificate(enrollment) if enrollment else None,
+        certificate=certificate,
+        certificate_ended=certificate is not None and certificate.not_after < now,
         push=PushRequest.objects.filter(enrollment=enrollment).first() if enrollment else None,
         users=[row for row in rows if enrollment and row.parent_id == enrollment.pk],
         history=[(row, session_of(row)) for row in history],

@@ -96,7 +96,11 @@ def _about_certificate(enrollment: Enrollment, now: datetime) -> list[Remark]:
     if certificate.status == CertificateStatus.REVOKED:
         return [Remark(_("The certificate of the device was revoked: it has to enrol again."), "bad")]
     if certificate.not_after < now:
-        return [Remark(_("The certificate of the device has expired: it has to enrol again."), "bad")]
+        text = _(
+            "The certificate of the device has expired, so it is refused. Let it in for one renewal, or "
+            "enrol it again."
+        )
+        return [Remark(text, "bad")]
     if certificate.not_after < now + EXPIRES_SOON:
         left = timesince(now, certificate.not_after)
         return [Remark(_("The certificate of the device expires in %(time)s.") % {"time": left}, "wait")]

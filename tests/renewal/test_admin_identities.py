@@ -145,3 +145,17 @@ def test_who_may_only_look(phone: Phone) -> None:
         assert client.post(withdraw).status_code == 403
         page = text(client, reverse("admin:renewal_renewalpermit_change", args=[permit.pk]))
         assert withdraw not in page
+
+
+def test_the_page_of_a_device_leads_there(root: Client, phone: Phone) -> None:
+    page = text(root, reverse("admin:devices_device_change", args=[phone.enrollment.device_id]))
+    assert of_device(phone) in page
+    assert "Renew certificate…" in page
+    phone.end_certificate()
+    page = text(root, reverse("admin:devices_device_change", args=[phone.enrollment.device_id]))
+    assert "Let in for one renewal…" in page
+    assert "Let it in for one renewal, or enrol it again." in page
+    Enrollment.objects.update(state=EnrollmentState.CHECKED_OUT)
+    device = Enrollment.objects.get().device_id
+    page = text(root, reverse("admin:devices_device_change", args=[device]))
+    assert reverse("admin:renewal_identityrenewal_device", args=[device]) not in page
