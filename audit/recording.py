@@ -48,7 +48,25 @@ def record(
 
     Call it inside the transaction of the act, so that both are kept or neither.
     """
-    return AuditEvent.objects.create(
+    event = event_of(
+        action, actor=actor, target=target, outcome=outcome, reason=reason, details=details, at=at
+    )
+    event.save(force_insert=True)
+    return event
+
+
+def event_of(
+    action: str,
+    *,
+    actor: Actor,
+    target: models.Model | None = None,
+    outcome: Outcome = Outcome.DONE,
+    reason: str = "",
+    details: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
+) -> AuditEvent:
+    """What :func:`record` appends, not yet written: for who writes act and event in one statement."""
+    return AuditEvent(
         at=at or timezone.now(),
         actor=actor.name[:200],
         user_id=actor.user_id,

@@ -7,15 +7,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from cryptography import x509
+from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
-from audit.recording import Actor, record
+from audit.models import AuditEvent
+from audit.recording import Actor, event_of
 from pki import issuers, keys, profiles
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import CertificateFields, build_certificate, describe
 from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
 from pki.core.policy import KeyRefused, verify_key
-from pki.core.profile import Rules, certificate_by, verify_key_by
+from pki.core.profile import Addresses, Rules, certificate_by, verify_key_by
 from pki.models import (
     Certificate,
     Issuer,
@@ -62,6 +65,38 @@ class Grant:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Means:
+    """What is signed with, for who has read it just now: else :func:`issue` reads it.
+
+    ``authority``: the certificate handed out for ``issuer_key``, with its bytes in ``der``.
+    """
+
+    issuer_key: IssuerKey
+    authority: IssuerCertificate
+    der: bytes = field(repr=False)
+    private_key: PrivateKey = field(repr=False)
+    rules: Rules
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A certificate that is signed and not recorded: nobody may see it before both rows are written."""
+
+    certificate: Certificate
+    event: AuditEvent
+
+
+def prepare(grant: Grant, public_key: bytes, means: Means, *, actor: Actor, now: datetime) -> Prepared:
+    """What :func:`issue` makes and writes, for who writes it together with more in one statement.
+
+    The caller makes sure that the issuer still issues when it is written. Raises :class:`IssuanceRefused`.
+    """
+    plan = _plan(grant, public_key, means, now)
+    certificate = _row_of(grant, plan.means.issuer_key, _signed(plan))
+    return Prepared(certificate, _event_of(grant, certificate, actor, now))
+
+
 def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Certificate:
     """Issue a certificate for ``public_key`` (DER of a SubjectPublicKeyInfo) and record it.
 
@@ -69,16 +104,9 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     caller's transaction: certificate and record are kept together or not at all. Raises
     :class:`IssuanceRefused` before anything is written.
     """
-    plan = _plan(grant, public_key, now)
+    plan = _plan(grant, public_key, _means(grant), now)
     for _try in range(SERIAL_NUMBER_TRIES):
-        numbered = replace(plan.fields, serial_number=x509.random_serial_number())
-        try:
-            der = build_certificate(
-                numbered, issuer_certificate=bytes(plan.authority.der), private_key=plan.private_key
-            )
-        except NameRefused as error:
-            raise IssuanceRefused(error.reason) from None
-        certificate = _record(grant, plan.issuer_key, der, actor, now)
+        certificate = _record(grant, plan.means.issuer_key, _signed(plan), actor, now)
         if certificate is not None:
             return certificate
     raise IssuanceRefused("no unused serial number was found")
@@ -89,7 +117,7 @@ def preview(grant: Grant, public_key: bytes, *, now: datetime) -> CertificateFie
 
     Raises :class:`IssuanceRefused` where :func:`issue` would.
     """
-    fields = _plan(grant, public_key, now).fields
+    fields = _plan(grant, public_key, _means(grant), now).fields
     try:
         encode_name(fields.subject)
         encode_alternative_names(fields.san)
@@ -103,35 +131,66 @@ class _Plan:
     """What will be signed, with what."""
 
     fields: CertificateFields
-    issuer_key: IssuerKey
-    authority: IssuerCertificate
-    private_key: PrivateKey = field(repr=False)
+    means: Means
 
 
-def _plan(grant: Grant, public_key: bytes, now: datetime) -> _Plan:
+def _means(grant: Grant) -> Means:
     try:
         issuer_key = _signing_key(grant)
         rules = profiles.rules_for(grant.purpose, grant.issuer)
-        key = verify_key_by(rules, verify_key(public_key))
         authority = issuers.current_certificate(issuer_key)
         private_key = keys.issuer_private_key(issuer_key)
-    except (KeyRefused, issuers.IssuerMissing, keys.KeyUnavailable) as error:
+    except (issuers.IssuerMissing, keys.KeyUnavailable) as error:
         raise IssuanceRefused(str(error)) from None
-    if key == private_key.public_key():
+    return Means(issuer_key, authority, bytes(authority.der), private_key, rules)
+
+
+def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime) -> _Plan:
+    _verify_issues(grant, means.issuer_key)
+    try:
+        key = verify_key_by(means.rules, verify_key(public_key))
+    except KeyRefused as error:
+        raise IssuanceRefused(str(error)) from None
+    if key == means.private_key.public_key():
         raise IssuanceRefused("the key is the issuer's own")
-    not_before, not_after = _validity(grant, rules, authority, now)
+    not_before, not_after = _validity(grant, means.rules, means.authority, now)
     fields = certificate_by(
-        rules,
+        means.rules,
         subject=grant.subject,
         san=grant.san,
         key=key,
         not_before=not_before,
         not_after=not_after,
-        addresses=issuers.addresses(issuer_key),
+        addresses=_addresses(means.issuer_key),
     )
     if not fields.subject and not fields.san:
         raise IssuanceRefused("the certificate would name nobody")
-    return _Plan(fields, issuer_key, authority, private_key)
+    return _Plan(fields, means)
+
+
+def _signed(plan: _Plan) -> bytes:
+    """The certificate with a new serial number. Raises :class:`IssuanceRefused`."""
+    numbered = replace(plan.fields, serial_number=x509.random_serial_number())
+    try:
+        return build_certificate(
+            numbered, issuer_certificate=plan.means.der, private_key=plan.means.private_key
+        )
+    except NameRefused as error:
+        raise IssuanceRefused(error.reason) from None
+
+
+def _addresses(issuer_key: IssuerKey) -> Addresses:
+    place = (settings.BRAMLEY_PUBLIC_URL, issuer_key.issuer.slug, issuer_key.generation)
+    if place not in _known_addresses:
+        if len(_known_addresses) >= _MOST_ADDRESSES:
+            _known_addresses.clear()
+        _known_addresses[place] = issuers.addresses(issuer_key)
+    return _known_addresses[place]
+
+
+# Finding a path by its name takes long, and it is always the same one.
+_known_addresses: dict[tuple[str, str, int], Addresses] = {}
+_MOST_ADDRESSES = 64
 
 
 def _signing_key(grant: Grant) -> IssuerKey:
@@ -141,7 +200,6 @@ def _signing_key(grant: Grant) -> IssuerKey:
     is answered by it. This server's own certificates are issued by earlier generations too, as long as these
     have something to say (OCSP).
     """
-    own = grant.purpose in issuers.SELF_RENEWED
     rows = IssuerKey.objects.select_related("issuer").filter(issuer=grant.issuer)
     if grant.issuer_key is None:
         issuer_key = rows.filter(state=IssuerKeyState.CURRENT).first()
@@ -149,13 +207,17 @@ def _signing_key(grant: Grant) -> IssuerKey:
         issuer_key = rows.filter(pk=grant.issuer_key.pk).first()
     if issuer_key is None:
         raise issuers.IssuerMissing(f"the issuer {grant.issuer.slug} has no current key")
+    return issuer_key
+
+
+def _verify_issues(grant: Grant, issuer_key: IssuerKey) -> None:
+    own = grant.purpose in issuers.SELF_RENEWED
     issuer = issuer_key.issuer
     states = _SELF_ISSUING_STATES if own else _ISSUING_STATES
     if issuer.state not in states or issuer.kind == IssuerKind.TRUST_ONLY:
         raise IssuanceRefused("the issuer does not issue certificates")
     if issuer_key.state not in (_SELF_ISSUING_KEY_STATES if own else _ISSUING_KEY_STATES):
         raise IssuanceRefused("this key generation of the issuer does not issue certificates")
-    return issuer_key
 
 
 def _validity(
@@ -181,38 +243,50 @@ def _record(
     grant: Grant, issuer_key: IssuerKey, der: bytes, actor: Actor, now: datetime
 ) -> Certificate | None:
     """Keep the certificate and who asked for it. None where its serial number is taken already."""
-    facts = describe(der)
+    certificate = _row_of(grant, issuer_key, der)
     try:
         with transaction.atomic():
-            certificate = Certificate.objects.create(
-                issuer_key=issuer_key,
-                serial_number=facts.serial_number,
-                purpose=grant.purpose,
-                subject=facts.subject[:500],
-                subject_alternative_name=facts.subject_alternative_name[:500],
-                der=der,
-                sha256=facts.sha256,
-                public_key_sha256=facts.public_key_sha256,
-                not_before=facts.not_before,
-                not_after=facts.not_after,
-                binding=grant.binding,
-                renewed_from=grant.renewed_from,
-            )
-            record(
-                "certificate.issued",
-                actor=actor,
-                target=certificate,
-                reason=grant.reason,
-                details={
-                    "issuer": grant.issuer.slug,
-                    "purpose": grant.purpose.value,
-                    "serial_number": certificate.serial_number,
-                    "sha256": certificate.sha256,
-                },
-                at=now,
-            )
+            certificate.save(force_insert=True)
+            event = _event_of(grant, certificate, actor, now)
+            event.save(force_insert=True)
     except IntegrityError:
-        if Certificate.objects.filter(issuer_key=issuer_key, serial_number=facts.serial_number).exists():
+        taken = Certificate.objects.filter(issuer_key=issuer_key, serial_number=certificate.serial_number)
+        if taken.exists():
             return None
         raise
     return certificate
+
+
+def _row_of(grant: Grant, issuer_key: IssuerKey, der: bytes) -> Certificate:
+    facts = describe(der)
+    return Certificate(
+        issuer_key=issuer_key,
+        serial_number=facts.serial_number,
+        purpose=grant.purpose,
+        subject=facts.subject[:500],
+        subject_alternative_name=facts.subject_alternative_name[:500],
+        der=der,
+        sha256=facts.sha256,
+        public_key_sha256=facts.public_key_sha256,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        binding=grant.binding,
+        renewed_from=grant.renewed_from,
+        created_at=timezone.now(),
+    )
+
+
+def _event_of(grant: Grant, certificate: Certificate, actor: Actor, now: datetime) -> AuditEvent:
+    return event_of(
+        "certificate.issued",
+        actor=actor,
+        target=certificate,
+        reason=grant.reason,
+        details={
+            "issuer": grant.issuer.slug,
+            "purpose": grant.purpose.value,
+            "serial_number": certificate.serial_number,
+            "sha256": certificate.sha256,
+        },
+        at=now,
+    )

@@ -139,6 +139,16 @@ def issuer_private_key(issuer_key: IssuerKey) -> PrivateKey:
     return _open(bytes(issuer_key.private_key_sealed), _issuer_key_context(issuer_key.uuid))
 
 
+def remembered_private_key(issuer_key: IssuerKey, *, kept_here: bool) -> PrivateKey:
+    """The same for a row that was read without its keys; ``kept_here``: whether a sealed one is in it.
+
+    The key of a generation never changes, so only the first call in a process reads and opens it.
+    """
+    if not kept_here and not issuer_key.key_location:
+        raise KeyUnavailable(f"the private key of {issuer_key} is not kept here")
+    return _remembered(issuer_key.uuid, issuer_key.key_location)
+
+
 def held_private_key(held_key: HeldKey) -> PrivateKey:
     """The private key of a certificate that this server itself uses. Raises as :func:`issuer_private_key`."""
     return _open(bytes(held_key.private_key_sealed), _held_key_context(held_key.uuid))
@@ -176,6 +186,11 @@ def _seal(private_key: PrivateKey, context: str) -> bytes:
 @lru_cache(maxsize=MAX_OPENED_KEYS)
 def _token_key(location: str, public_key: bytes) -> TokenKey:
     return token_key(location, public_key)
+
+
+@lru_cache(maxsize=MAX_OPENED_KEYS)
+def _remembered(uuid: UUID, _location: str) -> PrivateKey:
+    return issuer_private_key(IssuerKey.objects.get(uuid=uuid))
 
 
 @lru_cache(maxsize=MAX_OPENED_KEYS)

@@ -19,6 +19,7 @@ from audit import recording
 from audit.recording import Actor
 from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
 from pki.models import Issuer, IssuerKind, IssuerState, Purpose
+from scep import statements
 from scep.core.decision import ChallengeStanding
 from scep.models import Challenge
 from vault.sealed import keyed_hash, keyed_hashes
@@ -44,10 +45,14 @@ class ChallengeError(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a presented challengePassword is worth, and the row where there is one."""
+    """What a presented challengePassword is worth, and the row where there is one.
+
+    ``profile``: the row of the certificate profile for its purpose, None for the built-in one.
+    """
 
     standing: ChallengeStanding
     challenge: Challenge | None = None
+    profile: int | None = None
 
 
 def create_challenge(
@@ -160,20 +165,19 @@ def find(passwords: Sequence[str], issuer: Issuer, now: datetime) -> Found:
         return Found(ChallengeStanding.SEVERAL)
     if not passwords or not passwords[0]:
         return Found(ChallengeStanding.ABSENT)
-    challenge = (
-        Challenge.objects.filter(value_hash__in=keyed_hashes(passwords[0], purpose=_PURPOSE_OF_HASH)).first()
-        if len(passwords[0]) <= MAX_VALUE
-        else None
-    )
-    if challenge is None:
+    if len(passwords[0]) > MAX_VALUE:
         return Found(ChallengeStanding.UNKNOWN)
+    row = statements.find_challenge(keyed_hashes(passwords[0], purpose=_PURPOSE_OF_HASH))
+    if row is None:
+        return Found(ChallengeStanding.UNKNOWN)
+    challenge, profile = row
     if challenge.issuer_id != issuer.pk:
         return Found(ChallengeStanding.FOREIGN, challenge)
     if challenge.consumed_at is not None:
         return Found(ChallengeStanding.USED, challenge)
     if challenge.expires_at <= now:
         return Found(ChallengeStanding.EXPIRED, challenge)
-    return Found(ChallengeStanding.LIVE, challenge)
+    return Found(ChallengeStanding.LIVE, challenge, profile)
 
 
 def claim(challenge: Challenge, now: datetime) -> bool:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from audit import recording
 from audit.models import Outcome as AuditOutcome
-from pki import issuance
+from pki import issuance, keys
 from pki.core.certificates import alternative_names_of, subject_of
 from pki.core.csr import SigningRequest, asked_names
 from pki.core.policy import KeyRefused, verify_key
 from pki.issuance import Grant, IssuanceRefused
 from pki.models import Certificate, CertificateStatus, Issuer, Purpose
-from scep import approvals, challenges, signers, transactions, webhooks
+from scep import approvals, challenges, signers, standing, statements, transactions, webhooks
 from scep.challenges import Found
 from scep.core.attributes import FailInfo, MessageType
 from scep.core.decision import ChallengeMode, ChallengeStanding, Ground, Refusal, Stranger, decide
@@ -52,6 +52,8 @@ class _Wanted:
 
 def settle(asked: Asked, opened: OpenedRequest) -> Outcome:
     """Decide and record. Raises :class:`scep.webhooks.Busy`, with nothing recorded."""
+    if issued := _at_once(asked, opened):
+        return issued
     outcome = _decided(asked, opened, None)
     if not isinstance(outcome, Question):
         return outcome
@@ -66,6 +68,37 @@ def _verdict(service: ScepService, question: Question) -> Verdict:
         return webhooks.ask(service, question)
     except webhooks.Denied as denied:
         return Refusal(FailInfo.BAD_REQUEST, denied.reason)
+
+
+def _at_once(asked: Asked, opened: OpenedRequest) -> Issued | None:
+    """An ordinary enrolment: an unused challenge, and nobody else is asked.
+
+    Decided as always, and then written in one statement that takes the challenge, so that nobody waits for
+    anybody. None where anything is otherwise, also where another request took the challenge meanwhile: then
+    nothing was written, and all is decided anew in a transaction.
+    """
+    usual = MessageType(asked.request.header.message_type) is MessageType.PKCS_REQ
+    authority = asked.authority
+    rules = asked.service.rules
+    if not usual or rules.mode is not ChallengeMode.BOUND or authority is None or asked.issuing_key:
+        return None
+    wanted, found = _wanted(asked, opened), _find(asked, opened)
+    if isinstance(wanted, Refusal) or found.challenge is None:
+        return None
+    if decide(MessageType.PKCS_REQ, found.standing, Stranger(), rules) is not Ground.CHALLENGE:
+        return None
+    grant = _grant_by(wanted, found.challenge)
+    try:
+        means = standing.means(authority, grant.purpose, found.profile)
+        prepared = issuance.prepare(
+            grant, wanted.opened.csr.public_key, means, actor=asked.actor, now=asked.now
+        )
+        issued = Issued(prepared.certificate, _ignored(opened.csr, prepared.certificate), fresh=True)
+        row = transactions.new_row(asked, opened, found.challenge, issued)
+        kept = statements.keep(found.challenge, prepared.certificate, prepared.event, row)
+    except (IssuanceRefused, IntegrityError, keys.KeyUnavailable):
+        return None
+    return issued if kept else None
 
 
 def _decided(asked: Asked, opened: OpenedRequest, verdict: Verdict | None) -> Outcome | Question:
@@ -140,17 +173,7 @@ def _again(certificate: Certificate | None, note: str = "") -> Outcome:
 
 def _by_challenge(wanted: _Wanted, challenge: Challenge) -> Outcome:
     """Claim and issue together: what is not issued leaves the challenge unused (threats B4)."""
-    asked = wanted.asked
-    grant = Grant(
-        issuer=asked.issuer,
-        purpose=Purpose(challenge.purpose),
-        subject=challenge.subject_name,
-        san=challenge.alternative_names,
-        binding=challenge.binding,
-        validity_days=challenge.validity_days,
-        reason="SCEP challenge",
-        issuer_key=asked.issuing_key,
-    )
+    asked, grant = wanted.asked, _grant_by(wanted, challenge)
     try:
         with transaction.atomic():
             claimed = challenges.claim(challenge, asked.now)
@@ -160,6 +183,20 @@ def _by_challenge(wanted: _Wanted, challenge: Challenge) -> Outcome:
         return Refusal(FailInfo.BAD_REQUEST, refused.reason)
     # Another request took it in the meantime: perhaps this very one.
     return _by_used_challenge(wanted, challenge)
+
+
+def _grant_by(wanted: _Wanted, challenge: Challenge) -> Grant:
+    """The certificate that the challenge was made for."""
+    return Grant(
+        issuer=wanted.asked.issuer,
+        purpose=Purpose(challenge.purpose),
+        subject=challenge.subject_name,
+        san=challenge.alternative_names,
+        binding=challenge.binding,
+        validity_days=challenge.validity_days,
+        reason="SCEP challenge",
+        issuer_key=wanted.asked.issuing_key,
+    )
 
 
 def _by_used_challenge(wanted: _Wanted, challenge: Challenge) -> Outcome:

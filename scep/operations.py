@@ -22,14 +22,14 @@ from pki.core import cms
 from pki.core.certificates import CertificateFacts, describe, read_identifiers
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Malformed
-from scep import approvals, granting, recipients, retrieval, transactions, webhooks
+from scep import approvals, granting, recipients, retrieval, standing, transactions, webhooks
 from scep.core import capabilities, message
 from scep.core.attributes import FailInfo
 from scep.core.decision import Refusal, message_type_of
 from scep.core.message import Credentials, Opened, OpenedPoll, OpenedQuery, SignedRequest
 from scep.core.wire import MAX_MESSAGE, PKI_MESSAGE
-from scep.models import ScepService
 from scep.recipients import Recipient
+from scep.standing import Standing
 from scep.transactions import Asked, Held, Issued, Outcome, Retrieved
 
 # Why a client was refused is read by people: names for what old clients use.
@@ -54,7 +54,7 @@ class Reply:
 
 
 def pki_operation(
-    service: ScepService, body: bytes, *, remote_addr: str, user_agent: str, now: datetime
+    stands: Standing, body: bytes, *, remote_addr: str, user_agent: str, now: datetime
 ) -> Reply:
     """Answer one PKIOperation. 400 while the outer signature is not verified, then 200 with a CertRep."""
     if len(body) > MAX_MESSAGE:
@@ -68,12 +68,12 @@ def pki_operation(
         )
         return _plain(400, "bad request")
     try:
-        recipient = recipients.choose(service, request.envelope, now)
+        recipient = standing.recipient(stands, request.envelope, now)
     except (recipients.NotReady, issuers.IssuerMissing) as fault:
-        recording.refuse("scep", str(fault), remote_addr=remote_addr, target=service.issuer, now=now)
+        recording.refuse("scep", str(fault), remote_addr=remote_addr, target=stands.issuer, now=now)
         return _plain(400, "bad request")
     asked = Asked(
-        service,
+        stands.service,
         request,
         _facts_of(request),
         remote_addr,
@@ -81,6 +81,7 @@ def pki_operation(
         now,
         recipient=recipient.credentials.certificate,
         issuing_key=recipient.issuing_key,
+        authority=stands.current,
     )
     opened = _open(asked, recipient)
     try:

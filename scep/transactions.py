@@ -17,6 +17,7 @@ from scep.core.attributes import FailInfo, MessageType
 from scep.core.decision import ISSUING, Refusal
 from scep.core.message import Opened, OpenedRequest, SignedRequest
 from scep.models import Challenge, ScepService, Transaction, TransactionStatus
+from scep.standing import Authority
 
 San = tuple[tuple[str, str], ...]
 
@@ -42,7 +43,7 @@ class Asked:
     """A request, and what is known of who asked. ``signer`` is None where its certificate is unreadable.
 
     ``recipient``: the certificate that it was encrypted to. ``issuing_key``: the key generation that has to
-    issue, where it is not simply the current one.
+    issue, where it is not simply the current one. ``authority``: what the issuer signs with just now.
     """
 
     service: ScepService
@@ -53,6 +54,7 @@ class Asked:
     now: datetime
     recipient: bytes = field(default=b"", repr=False)
     issuing_key: IssuerKey | None = None
+    authority: Authority | None = field(default=None, repr=False)
 
     @property
     def issuer(self) -> Issuer:
@@ -202,6 +204,13 @@ def record(asked: Asked, opened: Opened | None, challenge: Challenge | None, out
     if same is not None:
         again(same, asked.now)
         return
+    new_row(asked, opened, challenge, outcome).save(force_insert=True)
+
+
+def new_row(
+    asked: Asked, opened: Opened | None, challenge: Challenge | None, outcome: Outcome
+) -> Transaction:
+    """What :func:`record` writes for a request that was not asked before; not yet written."""
     row = Transaction(
         service=asked.service,
         issuer=asked.issuer,
@@ -223,7 +232,7 @@ def record(asked: Asked, opened: Opened | None, challenge: Challenge | None, out
     if isinstance(opened, OpenedRequest):
         _describe_csr(row, opened.csr)
     _describe_outcome(row, outcome)
-    row.save()
+    return row
 
 
 def again(row: Transaction, now: datetime) -> None:

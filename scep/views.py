@@ -10,9 +10,10 @@ from audit import recording
 from audit.addresses import client_address
 from pki import issuers
 from pki.core import cms
-from scep import operations, recipients, services, throttle
+from scep import operations, recipients, services, standing, throttle
 from scep.core import capabilities, wire
 from scep.models import ScepService
+from scep.standing import Standing
 
 
 def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
@@ -31,7 +32,7 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     except wire.WireError as fault:
         return _plain(400, str(fault))
     try:
-        return _answer(request, services.find(slug), query)
+        return _answer(request, standing.find(slug), query)
     except (services.ServiceMissing, issuers.IssuerMissing):
         raise Http404 from None
     except recipients.NotReady as fault:
@@ -39,26 +40,24 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
         return _plain(503, "not ready", {"Retry-After": "60"})
 
 
-def _answer(request: HttpRequest, service: ScepService, query: wire.Query) -> HttpResponse:
+def _answer(request: HttpRequest, stands: Standing, query: wire.Query) -> HttpResponse:
     # A POST can only be a PKIOperation; some clients leave the name out, some send the message twice.
     operation = query.operation or ("PKIOperation" if request.method == "POST" else "")
     if operation == "PKIOperation":
-        return _pki_operation(request, service, query)
+        return _pki_operation(request, stands, query)
     if request.method != "GET":
         return _plain(400, "unknown operation")
     now = timezone.now()
     match operation:
         case "GetCACaps":
-            keywords = capabilities.advertised(
-                service.capabilities, next_ca=recipients.has_next(service.issuer)
-            )
+            keywords = capabilities.advertised(stands.service.capabilities, next_ca=stands.has_next)
             return HttpResponse(
                 capabilities.encode_capabilities(keywords), content_type=capabilities.CONTENT_TYPE
             )
         case "GetCACert":
-            return _ca_certificates(recipients.ca_certificates(service, now))
+            return _ca_certificates(standing.ca_certificates(stands, now))
         case "GetNextCACert":
-            following = recipients.next_ca_certificates(service, now)
+            following = recipients.next_ca_certificates(stands.service, now)
             if following is None:
                 return _plain(404, "there is no next CA certificate")
             return HttpResponse(following, content_type=wire.NEXT_CA_CERTIFICATES)
@@ -71,10 +70,11 @@ def _ca_certificates(answer: recipients.CaCertificates) -> HttpResponse:
     return HttpResponse(cms.degenerate(answer.certificates), content_type=wire.CA_CERTIFICATES)
 
 
-def _pki_operation(request: HttpRequest, service: ScepService, query: wire.Query) -> HttpResponse:
+def _pki_operation(request: HttpRequest, stands: Standing, query: wire.Query) -> HttpResponse:
     now = timezone.now()
-    if request.method not in _methods(service):
-        return _plain(405, "method not allowed", {"Allow": ", ".join(_methods(service))})
+    methods = _methods(stands.service)
+    if request.method not in methods:
+        return _plain(405, "method not allowed", {"Allow": ", ".join(methods)})
     remote_addr = client_address(request)
     if wait := throttle.seconds_to_wait(remote_addr, now):
         return _plain(429, "too many failures", {"Retry-After": str(wait)})
@@ -86,7 +86,7 @@ def _pki_operation(request: HttpRequest, service: ScepService, query: wire.Query
         reply = operations.Reply(status, "text/plain", f"{fault}\n".encode(), failed=True)
     else:
         reply = operations.pki_operation(
-            service,
+            stands,
             body,
             remote_addr=remote_addr,
             user_agent=request.META.get("HTTP_USER_AGENT", ""),

@@ -1,0 +1,324 @@
+"""The statements of an enrolment, written by hand: building them costs more than running them.
+
+Three for each certificate: how the service stands (:func:`find_standing`), what the challenge is worth
+(:func:`find_challenge`), and all that is written, at once (:func:`keep`). Each looks at rows by an index, so
+none takes longer when there are many certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, connection, models, transaction
+from django.db.models.expressions import Col
+
+from audit.models import AuditEvent
+from pki.models import (
+    Certificate,
+    CertificateProfile,
+    Issuer,
+    IssuerCertificate,
+    IssuerKey,
+    IssuerKeyState,
+    IssuerKind,
+    IssuerState,
+)
+from scep.models import Challenge, ScepService, Transaction
+
+M = TypeVar("M", bound=models.Model)
+Row = tuple[Any, ...]
+
+_DEFAULT_SLUG = f"""
+    (SELECT d.slug FROM {Issuer._meta.db_table} d
+      WHERE d.state = '{IssuerState.ACTIVE}' AND d.kind <> '{IssuerKind.TRUST_ONLY}'
+      ORDER BY CASE WHEN d.slug = %s THEN 0 ELSE 1 END, d.id LIMIT 1)
+"""  # noqa: S608 - here and below only names and states of our own are put together
+
+
+@dataclass(frozen=True)
+class StandingRow:
+    """A service, and one certificate of a live key of its issuer: without bytes that are kept elsewhere.
+
+    ``has_private_key``: one is sealed in the row of the key.
+    """
+
+    service: ScepService
+    issuer_key: IssuerKey | None
+    certificate: IssuerCertificate | None
+    has_private_key: bool
+
+
+def find_standing(slug: str | None, default: str) -> list[StandingRow]:
+    """The service (None: that of the default issuer, ``default`` before others), once for each certificate.
+
+    Of the key generations that still answer, with the certificates that were not revoked. Empty where there
+    is no service of that name.
+    """
+    tables, sql = _standing_sql()
+    sql += f" WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [default if slug is None else slug])
+        rows = cursor.fetchall()
+    return list(_standing_rows(tables, rows))
+
+
+def find_challenge(hashes: Sequence[bytes]) -> tuple[Challenge, int | None] | None:
+    """The challenge with one of these keyed hashes, and the row of the certificate profile for its purpose.
+
+    The profile is that of its issuer, else that for all; None where there is none.
+    """
+    table, sql = _challenge_sql()
+    sql += f" WHERE c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, list(hashes))
+        row = cursor.fetchone()
+    return None if row is None else (table.load(row), row[table.width])
+
+
+def keep(challenge: Challenge, certificate: Certificate, event: AuditEvent, row: Transaction) -> bool:
+    """Take an unused challenge, and keep certificate, audit event and transaction: all of it or nothing.
+
+    False, with nothing changed, where the challenge is no longer unused or the certificate's issuer no longer
+    issues by that key. Event and transaction get to know the certificate. Raises ``IntegrityError``.
+    """
+    if connection.vendor == "postgresql":
+        with _alone():
+            return _keep_at_once(challenge, certificate, event, row)
+    with transaction.atomic():
+        return _keep_in_turn(challenge, certificate, event, row)
+
+
+# --- one statement on PostgreSQL, four in one transaction on SQLite ----------------------------------------
+
+_CLAIM = f"""
+    UPDATE {Challenge._meta.db_table} SET consumed_at = %s
+     WHERE id = %s AND consumed_at IS NULL AND expires_at > %s
+       AND EXISTS (SELECT 1 FROM {IssuerKey._meta.db_table} k
+                     JOIN {Issuer._meta.db_table} i ON i.id = k.issuer_id
+                    WHERE k.id = %s AND k.state IN ('{IssuerKeyState.CURRENT}', '{IssuerKeyState.NEXT}')
+                      AND i.state = '{IssuerState.ACTIVE}')
+"""  # noqa: S608
+
+
+def _alone() -> AbstractContextManager[object]:
+    """One statement is a transaction of its own; inside another it may fail without ending that one."""
+    return transaction.atomic() if connection.in_atomic_block else nullcontext()
+
+
+def _keep_at_once(
+    challenge: Challenge, certificate: Certificate, event: AuditEvent, row: Transaction
+) -> bool:
+    certificates, events, transactions, sql = _keep_sql()
+    parameters = [
+        *_claim_parameters(challenge, certificate, row),
+        *certificates.values(certificate),
+        *events.values(event),
+        *transactions.values(row),
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        kept = cursor.fetchone()
+    if kept is None:
+        return False
+    certificate.pk = kept[0]
+    _point(certificate, event, row)
+    return True
+
+
+def _keep_in_turn(
+    challenge: Challenge, certificate: Certificate, event: AuditEvent, row: Transaction
+) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, _claim_parameters(challenge, certificate, row))
+        if cursor.rowcount != 1:
+            return False
+        table = _table(Certificate)
+        cursor.execute(f"{_insert(table)} VALUES ({table.marks}) RETURNING id", table.values(certificate))
+        certificate.pk = cursor.fetchone()[0]
+        _point(certificate, event, row)
+        for table_of, instance in ((_table(AuditEvent), event), (_table(Transaction), row)):
+            cursor.execute(f"{_insert(table_of)} VALUES ({table_of.marks})", table_of.values(instance))
+    return True
+
+
+def _claim_parameters(challenge: Challenge, certificate: Certificate, row: Transaction) -> list[Any]:
+    now = connection.ops.adapt_datetimefield_value(row.created_at)
+    return [now, challenge.pk, now, certificate.issuer_key_id]
+
+
+def _point(certificate: Certificate, event: AuditEvent, row: Transaction) -> None:
+    event.target_id = str(certificate.pk)
+    row.certificate = certificate
+
+
+def _insert(table: _Table[Any]) -> str:
+    return f"INSERT INTO {table.name} ({', '.join(table.columns)})"
+
+
+@cache
+def _keep_sql() -> tuple[_Table[Certificate], _Table[AuditEvent], _Table[Transaction], str]:
+    certificates, events, transactions = _table(Certificate), _table(AuditEvent), _table(Transaction)
+    event_values = events.casts({"target_id": "kept.id::text"})
+    row_values = transactions.casts({"certificate_id": "kept.id"})
+    return (
+        certificates,
+        events.without("target_id"),
+        transactions.without("certificate_id"),
+        f"""
+        WITH claimed AS ({_CLAIM} RETURNING id),
+             kept AS ({_insert(certificates)} SELECT {certificates.casts({})} FROM claimed RETURNING id),
+             told AS ({_insert(events)} SELECT {event_values} FROM kept)
+        {_insert(transactions)} SELECT {row_values} FROM kept RETURNING certificate_id
+        """,  # noqa: S608
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+_Tables = tuple["_Table[ScepService]", "_Table[Issuer]", "_Table[IssuerKey]", "_Table[IssuerCertificate]"]
+
+
+@cache
+def _standing_sql() -> tuple[_Tables, str]:
+    services = _table(ScepService).without("webhook_secret_sealed")
+    issuers = _table(Issuer).without("subject_der")
+    keys = _table(IssuerKey).without("private_key_sealed", "public_key", "signing_request")
+    certificates = _table(IssuerCertificate).without("der", "chain")
+    states = ", ".join(f"'{state}'" for state in ANSWERING)
+    sql = f"""
+        SELECT {services.of("s")}, {issuers.of("i")}, {keys.of("k")}, {certificates.of("a")},
+               k.private_key_sealed IS NOT NULL
+          FROM {services.name} s
+          JOIN {issuers.name} i ON i.id = s.issuer_id
+          LEFT JOIN {keys.name} k ON k.issuer_id = i.id AND k.state IN ({states})
+          LEFT JOIN {certificates.name} a ON a.issuer_key_id = k.id AND a.revoked_at IS NULL
+    """  # noqa: S608
+    return (services, issuers, keys, certificates), sql
+
+
+ANSWERING = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT, IssuerKeyState.PREVIOUS)
+"""Key generations whose certificates clients may encrypt to."""
+
+
+def _standing_rows(tables: _Tables, rows: Sequence[Row]) -> list[StandingRow]:
+    services, issuers, keys, certificates = tables
+    at_issuer = services.width
+    at_key = at_issuer + issuers.width
+    at_certificate = at_key + keys.width
+    at_flag = at_certificate + certificates.width
+    if not rows:
+        return []
+    service = services.load(rows[0])
+    service.issuer = issuers.load(rows[0][at_issuer:])
+    found: list[StandingRow] = []
+    for row in rows:
+        issuer_key = None if row[at_key] is None else keys.load(row[at_key:])
+        certificate = None if row[at_certificate] is None else certificates.load(row[at_certificate:])
+        if issuer_key is not None:
+            issuer_key.issuer = service.issuer
+        if certificate is not None and issuer_key is not None:
+            certificate.issuer_key = issuer_key
+        found.append(StandingRow(service, issuer_key, certificate, bool(row[at_flag])))
+    return found
+
+
+@cache
+def _challenge_sql() -> tuple[_Table[Challenge], str]:
+    table, profiles = _table(Challenge), CertificateProfile._meta.db_table
+    sql = f"""
+        SELECT {table.of("c")},
+               (SELECT p.id FROM {profiles} p
+                 WHERE p.purpose = c.purpose AND (p.issuer_id = c.issuer_id OR p.issuer_id IS NULL)
+                 ORDER BY p.issuer_id NULLS LAST LIMIT 1)
+          FROM {table.name} c
+    """  # noqa: S608
+    return table, sql
+
+
+# --- rows and instances ------------------------------------------------------------------------------------
+
+
+class _Table(Generic[M]):
+    """Some columns of a model: to read them into instances, and to write instances into them.
+
+    An instance that was read fetches its other columns on access.
+    """
+
+    def __init__(self, model: type[M], fields: Sequence[models.Field[Any, Any]]) -> None:
+        self.model, self.fields = model, fields
+        self.name = connection.ops.quote_name(model._meta.db_table)
+        self.columns = [connection.ops.quote_name(str(field.column)) for field in fields]
+        self.names = [field.attname for field in fields]
+        self.width = len(fields)
+        self.marks = ", ".join(["%s"] * self.width)
+        self._loaders = [_loader(model, field) for field in fields]
+        self._savers = [_saver(field) for field in fields]
+
+    def without(self, *names: str) -> _Table[M]:
+        return _Table(self.model, [field for field in self.fields if field.attname not in names])
+
+    def of(self, alias: str) -> str:
+        """The columns, for a SELECT."""
+        return ", ".join(f"{alias}.{column}" for column in self.columns)
+
+    def casts(self, otherwise: dict[str, str]) -> str:
+        """A parameter with its type for each column, for INSERT … SELECT; ``otherwise``: what is there."""
+        return ", ".join(
+            otherwise.get(field.attname) or f"%s::{field.cast_db_type(connection)}" for field in self.fields
+        )
+
+    def load(self, row: Row) -> M:
+        values = [
+            value if value is None or load is None else load(value)
+            for load, value in zip(self._loaders, row, strict=False)
+        ]
+        return self.model.from_db(DEFAULT_DB_ALIAS, self.names, values)
+
+    def values(self, instance: M) -> list[Any]:
+        return [
+            value if value is None or save is None else save(value)
+            for name, save in zip(self.names, self._savers, strict=True)
+            for value in (getattr(instance, name),)
+        ]
+
+
+@cache
+def _table(model: type[M]) -> _Table[M]:
+    """All columns but the number that the database gives, for writing; with it for what is read."""
+    written = model in {Certificate, AuditEvent, Transaction}
+    return _Table(
+        model, [field for field in model._meta.concrete_fields if not written or not field.primary_key]
+    )
+
+
+def _loader(model: type[models.Model], field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+    """What Django does with a value of this column, None where it does nothing."""
+    column = Col(model._meta.db_table, field)
+    steps = [*connection.ops.get_db_converters(column), *field.get_db_converters(connection)]
+    if not steps:
+        return None
+
+    def load(value: Any) -> Any:
+        for step in steps:
+            value = step(value, column, connection)
+        return value
+
+    return load
+
+
+_PLAIN = (models.IntegerField, models.BooleanField, models.ForeignKey)
+
+
+def _saver(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+    """What Django does with a value before it is written. A choice is written as its text."""
+    if isinstance(field, _PLAIN):
+        return None
+    if isinstance(field, models.CharField):
+        return str
+    if isinstance(field, models.BinaryField):
+        return bytes
+    return lambda value: field.get_db_prep_save(value, connection=connection)
