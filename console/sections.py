@@ -58,6 +58,7 @@ SECTIONS = (
         (
             "pki.certificate",
             "pki.issuer",
+            "pki.certificateprofile",
             "renewal.rekeycampaign",
             "pki.issuerkey",
             "pki.issuercertificate",
@@ -69,7 +70,12 @@ SECTIONS = (
             "scep.transaction",
         ),
     ),
-    Section("push", _("Push"), "push", ("push.pushcertificate", "push.pushrequest")),
+    Section(
+        "push",
+        _("Push"),
+        "push",
+        ("push.pushcertificate", "push.vendorcertificate", "push.pushrequest"),
+    ),
     Section(
         "records",
         _("Records"),

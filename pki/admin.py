@@ -22,17 +22,21 @@ from django.utils.translation import gettext_lazy as _
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from pki import signer_admin
 from pki.admin_cells import actor_of, certificate_file, code, file_of, lines, link_to, link_to_list
-from pki.core.certificates import describe
+from pki.certificate_words import EXTENDED_KEY_USAGES, KEY_USAGES, in_words
+from pki.core.certificate_text import certificate_text, places_of
+from pki.core.certificates import describe, key_usages_of
 from pki.core.scan import Malformed
 from pki.issuer_admin import IssuerAdmin
 from pki.models import (
     Certificate,
+    CertificateProfile,
     CertificateStatus,
     Crl,
     Issuer,
     Purpose,
     RevocationReason,
 )
+from pki.profile_admin import ProfileAdmin
 from pki.records import grouped, normal_hexadecimal
 from pki.revocation import revoke_all
 
@@ -105,6 +109,7 @@ class CertificateAdmin(ReadOnlyAdmin):
         (_("Validity"), {"fields": ["not_before", "not_after"]}),
         (_("Revocation"), {"fields": ["revoked_at", "revocation_reason"]}),
         (_("Identification"), {"fields": ["serial_number", "fingerprint", "key", "key_fingerprint"]}),
+        (_("In the certificate"), {"fields": ["key_usage", "extended_key_usage", "places", "text"]}),
         (
             _("Origin"),
             {
@@ -279,6 +284,38 @@ class CertificateAdmin(ReadOnlyAdmin):
         except Malformed:
             return "-"
 
+    @admin.display(description=_("the key may be used for"))
+    def key_usage(self, certificate: Certificate) -> str:
+        try:
+            return in_words(key_usages_of(bytes(certificate.der)) or (), KEY_USAGES)
+        except Malformed:
+            return "-"
+
+    @admin.display(description=_("purposes in the certificate"))
+    def extended_key_usage(self, certificate: Certificate) -> str:
+        try:
+            return in_words(describe(bytes(certificate.der)).extended_key_usage, EXTENDED_KEY_USAGES)
+        except Malformed:
+            return "-"
+
+    @admin.display(description=_("addresses"))
+    def places(self, certificate: Certificate) -> SafeString | str:
+        """As they are in it: of another system's certificate they are no links of ours."""
+        try:
+            found = places_of(bytes(certificate.der))
+        except Malformed:
+            return "-"
+        named = ((gettext("CRL"), found.crl), ("OCSP", found.ocsp), (gettext("issuer"), found.issuer))
+        return lines(f"{name}: {', '.join(places)}" for name, places in named if places)
+
+    @admin.display(description=_("as text"))
+    def text(self, certificate: Certificate) -> SafeString | str:
+        try:
+            text = certificate_text(bytes(certificate.der))
+        except Malformed:
+            return "-"
+        return format_html("<details><summary>{}</summary><pre>{}</pre></details>", gettext("show"), text)
+
     @admin.display(description=_("SCEP requests"))
     def requests(self, certificate: Certificate) -> SafeString | str:
         return link_to_list("admin:scep_transaction_changelist", "certificate__id__exact", certificate.pk)
@@ -353,5 +390,6 @@ class CrlAdmin(ReadOnlyAdmin):
 
 
 admin.site.register(Issuer, IssuerAdmin)
+admin.site.register(CertificateProfile, ProfileAdmin)
 
 __all__ = ["CertificateAdmin", "CrlAdmin", "signer_admin"]

@@ -30,11 +30,15 @@ MAX_DAYS = 3653
 
 
 class RulesRefused(Exception):
-    """Such rules would make certificates that do not work or say too much; ``reason`` says why."""
+    """Such rules would make certificates that do not work or say too much; ``reason`` says why.
 
-    def __init__(self, reason: str) -> None:
+    ``field``: the field of :class:`Rules` that is wrong.
+    """
+
+    def __init__(self, reason: str, field: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -98,29 +102,33 @@ def verify_rules(purpose: str, rules: Rules) -> Rules:
     required, allowed = PURPOSES[purpose]
     usages = rules.extended_key_usage
     if missing := [usage for usage in required if usage not in usages]:
-        raise RulesRefused(f"certificates for this purpose need {', '.join(missing)}")
+        raise RulesRefused(f"certificates for this purpose need {', '.join(missing)}", "extended_key_usage")
     if excess := [usage for usage in usages if usage not in (*required, *allowed)]:
-        raise RulesRefused(f"certificates for this purpose may not have {', '.join(excess)}")
+        raise RulesRefused(
+            f"certificates for this purpose may not have {', '.join(excess)}", "extended_key_usage"
+        )
     if "digitalSignature" not in rules.key_usage:
-        raise RulesRefused("the key must be usable for signatures: every use here proves that it is held")
+        raise RulesRefused(
+            "the key must be usable for signatures: every use here proves that it is held", "key_usage"
+        )
     if purpose == "SCEP_RECIPIENT" and "keyEncipherment" not in rules.key_usage:
-        raise RulesRefused("SCEP clients encrypt to this key: it needs keyEncipherment")
+        raise RulesRefused("SCEP clients encrypt to this key: it needs keyEncipherment", "key_usage")
     if unknown := rules.key_usage - frozenset(LEAF_KEY_USAGES):
-        raise RulesRefused(f"only CAs have {', '.join(sorted(unknown))}")
+        raise RulesRefused(f"only CAs have {', '.join(sorted(unknown))}", "key_usage")
     if rules.validity_days is not None and not 1 <= rules.validity_days <= MAX_DAYS:
-        raise RulesRefused(f"a certificate is valid for 1 to {MAX_DAYS} days")
+        raise RulesRefused(f"a certificate is valid for 1 to {MAX_DAYS} days", "validity_days")
     if rules.min_rsa_bits not in RSA_SIZES:
-        raise RulesRefused(f"RSA keys have at least {' or '.join(map(str, RSA_SIZES))} bits")
+        raise RulesRefused(f"RSA keys have at least {' or '.join(map(str, RSA_SIZES))} bits", "min_rsa_bits")
     if not rules.subject_attributes <= frozenset(NAME_OIDS):
-        raise RulesRefused("unknown parts of a name")
+        raise RulesRefused("unknown parts of a name", "subject_attributes")
     if not rules.alternative_names <= frozenset(SAN_KINDS):
-        raise RulesRefused("unknown kinds of alternative names")
+        raise RulesRefused("unknown kinds of alternative names", "alternative_names")
     if not rules.subject_attributes and not rules.fixed and not rules.alternative_names:
-        raise RulesRefused("the certificate would name nobody")
+        raise RulesRefused("the certificate would name nobody", "subject_attributes")
     try:
         encode_name(rules.fixed)
     except NameRefused as refused:
-        raise RulesRefused(refused.reason) from None
+        raise RulesRefused(refused.reason, "fixed") from None
     return rules
 
 

@@ -52,6 +52,8 @@ def test_pages_open_and_show_fingerprints(
     page = admin_client.get(reverse("admin:pki_certificate_change", args=[certificate.pk]))
     assert grouped(certificate.sha256) in page.content.decode()
     assert certificate.serial_number in page.content.decode()
+    for text in ("client in TLS, device in MDM (clientAuth)", "CRL: http", "X509v3 Key Usage: critical"):
+        assert text in page.content.decode()
     for name in ("issuer", "certificate", "crl"):
         assert admin_client.get(reverse(f"admin:pki_{name}_changelist")).status_code == 200
     crl = Crl.objects.get()
