@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import ipaddress
 import os
+import random
 import ssl
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +14,8 @@ from django.conf import settings
 
 from audit.addresses import CLIENT_ADDRESS
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
+from mdm_project import pressure
+from mdm_project.turns import TOO_LONG, Turns
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -46,12 +48,20 @@ AT_ONCE = 2
 """Requests that run at once in one process. More would only take the interpreter's lock from each other."""
 
 
+ASKED_BY_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""These always get their turn: a load balancer must not take a busy server for a dead one."""
+
+COME_BACK_AFTER = (5, 20)
+"""Seconds, least and most, for those who find no place."""
+
+
 class Threshold:
     """WSGI middleware in front of both doors.
 
     The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A thread that
     waits for the body of a slow sender gives its turn to others meanwhile: a few slow devices, or a few
-    strangers who mean it, do not stop the server.
+    strangers who mean it, do not stop the server. Whom the server cannot serve in time is sent away with 503
+    and ``Retry-After`` (:mod:`mdm_project.turns`), and devices are woken more slowly then (:mod:`push.pace`).
 
     ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
     """
@@ -60,7 +70,7 @@ class Threshold:
 
     def __init__(self, application: Application, at_once: int = AT_ONCE) -> None:
         self.application = application
-        self.turns = threading.BoundedSemaphore(at_once)
+        self.turns = Turns(at_once)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         certificate = client_certificate(environ)
@@ -79,14 +89,36 @@ class Threshold:
             environ["CONTENT_LENGTH"] = str(len(body))
         elif "CONTENT_LENGTH" in environ:
             environ["wsgi.input"] = PatientBody(environ["wsgi.input"], self.turns)
-        with self.turns:
+        waited = self.turns.admit(always=environ.get("PATH_INFO") in ASKED_BY_OPERATORS)
+        if waited is None:
+            return send_away(start_response)
+        try:
+            if waited > TOO_LONG:
+                pressure.note()
             return self.application(environ, start_response)
+        finally:
+            self.turns.release()
+
+
+def send_away(start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """503 with a time to come back, not the same for all. Never 401: a device would take it as "unenrol"."""
+    seconds = random.randint(*COME_BACK_AFTER)  # noqa: S311 - no secret
+    body = b"This server is busy. Please try again in a moment.\n"
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Retry-After", str(seconds)),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+    ]
+    start_response("503 Service Unavailable", headers)
+    return [body]
 
 
 class PatientBody:
     """The body of a request: whoever waits for it leaves the turn to others."""
 
-    def __init__(self, body: Any, turns: threading.BoundedSemaphore) -> None:
+    def __init__(self, body: Any, turns: Turns) -> None:
         self._body = body
         self._turns = turns
 

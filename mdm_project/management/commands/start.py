@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import socket
 import ssl
 import sys
@@ -26,6 +27,9 @@ from pki import issuers, server_tls
 from pki.core.certificates import describe
 from pki.records import grouped
 
+CONNECTIONS = 8192
+"""Of each web process, if it may open so many files. One that is idle for 30 seconds is closed."""
+OPEN_FILES = 65_536
 PARTS = ("beat", "web", "worker")
 """In the order in which they end: first what makes work, last what does it."""
 
@@ -74,6 +78,7 @@ class Command(BaseCommand):
                 set_up()
                 if "worker" in names and not settings.REDIS_URL:
                     embedded_broker.remove_leftovers(settings.BROKER_FOLDER)
+                allow_open_files()
                 Supervisor(
                     [part for name in names for part in parts(name, binds)],
                     ready=(lambda: is_ready(bind)) if "web" in names else (lambda: True),
@@ -104,6 +109,14 @@ def serve_as(how: environment.Serving) -> None:
         os.environ["BRAMLEY_MDM_PORT"] = str(how.mdm_port or "")
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def allow_open_files() -> None:
+    """Let the processes started here hold as many connections as the system allows."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    with contextlib.suppress(ValueError):  # what the system has forbidden meanwhile
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, _soft), hard))
 
 
 def listen_at() -> list[environment.Address]:
@@ -182,6 +195,8 @@ def web_command(binds: Sequence[environment.Address], workers: int) -> list[str]
         *("-m", "granian", "mdm_project.wsgi:application", "--interface", "wsgi", "--http", "1"),
         *("--host", bind.host, "--port", str(bind.port)),
         *("--workers", str(workers), "--blocking-threads", "64", "--backlog", "2048"),
+        # Connections of one process, idle ones among them: without it, 2,048 for all processes together.
+        *("--backpressure", str(CONNECTIONS)),
         *("--respawn-failed-workers", "--workers-kill-timeout", "10", "--log-level", "error"),
     ]
 
