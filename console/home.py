@@ -28,6 +28,9 @@ from pki.models import (
     Purpose,
 )
 from push.models import PushCertificate, PushCertificateState
+from renewal.campaign_page import last_figures
+from renewal.core.steps import RUNNING
+from renewal.models import CampaignState, RekeyCampaign
 
 SILENT_AFTER = timedelta(days=7)
 RENEW_BEFORE = timedelta(days=30)
@@ -116,6 +119,7 @@ def board(user: User, now: datetime) -> Board:
             *(_device_tiles(fleet, now) if fleet is not None else []),
             *(_command_tiles(now) if _may(user, "commands.view_commanddelivery") else []),
             *(_certificate_tiles(now) if _may(user, "pki.view_certificate") else []),
+            *(_campaign_tiles() if _may(user, "renewal.view_rekeycampaign") else []),
             *(_refusal_tiles(now) if _may(user, "audit.view_refusal") else []),
         ],
         expiries=sorted(
@@ -270,6 +274,34 @@ def _certificate_tiles(now: datetime) -> list[Tile]:
             "wait" if expiring else "",
         )
     ]
+
+
+def _campaign_tiles() -> list[Tile]:
+    """One for each re-key campaign that runs: how many devices are left, and whether it waits for you."""
+    running = RekeyCampaign.objects.filter(state__in=[state.value for state in RUNNING])
+    rows: Any = running.annotate(**last_figures()).select_related("issuer")
+    return [_campaign_tile(campaign, campaign.last_old or 0, campaign.last_failed or 0) for campaign in rows]
+
+
+def _campaign_tile(campaign: RekeyCampaign, left: int, failed: int) -> Tile:
+    waits = campaign.state == CampaignState.DRAINED or (
+        campaign.state == CampaignState.READY and not campaign.activate_automatically
+    )
+    if failed:
+        hint = _("left on an older key; %(count)d failed") % {"count": failed}
+    elif campaign.paused_at is not None:
+        hint = _("left on an older key; paused")
+    elif waits:
+        hint = _("left on an older key; it waits for you")
+    else:
+        hint = _("left on an older key")
+    return Tile(
+        _("Re-key of %(issuer)s") % {"issuer": campaign.issuer.name},
+        left,
+        hint,
+        _object("renewal_rekeycampaign", campaign.pk),
+        "bad" if failed else "wait" if waits or campaign.paused_at else "",
+    )
 
 
 def _refusal_tiles(now: datetime) -> list[Tile]:

@@ -469,4 +469,8 @@ def _ended(campaign: RekeyCampaign, now: datetime) -> QuerySet[Identity]:
 def last_figures() -> dict[str, Subquery]:
     """For lists: the devices on an older and on the new key, as they were counted last."""
     last = CampaignSample.objects.filter(campaign=OuterRef("pk")).order_by("-id")
-    return {"last_old": Subquery(last.values("on_old")[:1]), "last_new": Subquery(last.values("on_new")[:1])}
+    return {
+        "last_old": Subquery(last.values("on_old")[:1]),
+        "last_new": Subquery(last.values("on_new")[:1]),
+        "last_failed": Subquery(last.values("failed")[:1]),
+    }

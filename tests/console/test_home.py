@@ -17,7 +17,7 @@ from console import home
 from devices.models import Enrollment, EnrollmentState
 from tests.console.fleet import Fleet, make_fleet, make_issuer, make_push_certificate
 
-QUERIES = 10
+QUERIES = 11
 
 pytestmark = pytest.mark.django_db
 

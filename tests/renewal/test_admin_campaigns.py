@@ -212,6 +212,20 @@ def test_what_keeps_it_waiting_is_said(root: Client, campaign: RekeyCampaign, ph
     assert reverse("admin:renewal_identityrenewal_device", args=[phone.enrollment.device_id]) in page
 
 
+def test_the_home_page_tells_of_it(root: Client, campaign: RekeyCampaign, phone: Phone) -> None:
+    home = reverse("admin:index")
+    assert "Re-key of Test CA" in text(root, home)
+    assert to("change", campaign) in text(root, home)
+    phone.device.behaviour = Behaviour(errors=1.0)
+    tick(campaign)
+    phone.connect()
+    RekeyCampaign.objects.update(created_at=timezone.now() - timedelta(minutes=1))
+    tick(campaign)
+    assert "left on an older key; 1 failed" in words(text(root, home))
+    campaigns.abort(campaign, actor=ADA, now=timezone.now())
+    assert "Re-key of" not in text(root, home)
+
+
 def test_another_key_than_the_one_that_was_looked_at_is_refused(root: Client, issuer: Issuer) -> None:
     rollover.rekey(issuer, actor=ADA, now=timezone.now())
     with no_change():
