@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlencode
 
@@ -11,38 +11,30 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminForm
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
-from audit.recording import Actor
-from push import certificates
-from push.certificates import EXPIRY_ALARMS, PushCertificateRefused, TopicChange
-from push.core.pushcert import MAX_COMMON_NAME, MAX_SIZE
+from devices.models import Enrollment, EnrollmentState
+from push import admin_vendors, certificates, topics  # noqa: F401 - registers its models
+from push.admin_parts import actor_of, badge, content, left_in_words, may, moment, urgency, verify_may
+from push.admin_steps import StepPages
+from push.certificates import PushCertificateRefused, TopicChange
+from push.core.pushcert import MAX_SIZE
 from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
 
 if TYPE_CHECKING:  # generic for the type checker only
     _Rows: TypeAlias = QuerySet[PushCertificate]
 else:
     _Rows = QuerySet
-
-
-class RequestForm(forms.Form):
-    """The name for a certificate request."""
-
-    common_name = forms.CharField(
-        label=_("name"),
-        max_length=MAX_COMMON_NAME,
-        help_text=_("Whatever tells you later what it is for, such as the name of your organisation."),
-    )
 
 
 class ImportForm(forms.Form):
@@ -79,22 +71,34 @@ class ImportForm(forms.Form):
 
 
 @admin.register(PushCertificate)
-class PushCertificateAdmin(ReadOnlyAdmin):
-    list_display = ["name", "state", "topic_shown", "expiry", "condition"]
+class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
+    list_display = ["name", "state", "topic_shown", "devices", "expiry", "condition"]
     list_display_links = ["name"]
     list_filter = ["state"]
     search_fields = ["topic", "common_name", "serial_number"]
     fieldsets = [
         (None, {"fields": ["name", "state", "condition", "next_step"]}),
-        (_("Topic"), {"fields": ["topic_shown", "pushes"]}),
+        (_("Topic"), {"fields": ["topic_shown", "ways_to_enrol", "devices", "pushes"]}),
         (_("Validity"), {"fields": ["not_before", "not_after", "expiry", "activated_at"]}),
         (_("Trouble"), {"fields": ["held_reason", "held_at", "trouble", "paused_until"]}),
-        (_("Identification"), {"fields": ["serial_number", "fingerprint", "created_at"]}),
+        (
+            _("Identification"),
+            {"fields": ["issuer", "serial_number", "fingerprint", "signed_by", "created_at"]},
+        ),
     ]
 
     def get_queryset(self, request: HttpRequest) -> _Rows:
         rows: _Rows = super().get_queryset(request)
-        return rows.defer("private_key_sealed", "chain")
+        listening = (
+            Enrollment.objects.filter(topic=OuterRef("topic"), state=EnrollmentState.ENROLLED)
+            .order_by()
+            .values("topic")
+            .annotate(number=Count("pk"))
+            .values("number")
+        )
+        return rows.defer("private_key_sealed", "chain", "signed_request").annotate(
+            listening=Coalesce(Subquery(listening, output_field=IntegerField()), 0)
+        )
 
     def get_urls(self) -> list[URLPattern]:
         def view(route: str, function: Any, name: str) -> Any:
@@ -103,7 +107,10 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         return [
             view("request/", self.request_page, "request"),
             view("import/", self.import_page, "import"),
+            view("<int:pk>/steps/", self.steps_page, "steps"),
             view("<int:pk>/request.pem", self.download_request, "csr"),
+            view("<int:pk>/signed-request/", self.download_signed_request, "signed_request"),
+            view("<int:pk>/discard/", self.discard_page, "discard"),
             view("<int:pk>/try-again/", self.try_again_page, "try_again"),
             view("<int:pk>/retire/", self.retire_page, "retire"),
             *super().get_urls(),
@@ -112,7 +119,7 @@ class PushCertificateAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        extra = {"may_import": _may(request, "add"), **(extra_context or {})}
+        extra = {"may_import": may(request, "add"), **(extra_context or {})}
         return super().changelist_view(request, extra)
 
     def change_view(
@@ -123,39 +130,22 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         extra = {
-            "may_import": _may(request, "add"),
-            "may_change": _may(request, "change"),
+            "may_import": may(request, "add"),
+            "may_change": may(request, "change"),
             **(extra_context or {}),
         }
         return super().change_view(request, object_id, form_url, extra)
 
     # Pages
 
-    def request_page(self, request: HttpRequest) -> HttpResponse:
-        """Make a certificate request."""
-        _verify_may(request, "add")
-        form = RequestForm(request.POST if request.method == "POST" else None)
-        if form.is_bound and form.is_valid():
-            try:
-                made = certificates.create_request(form.cleaned_data["common_name"], _actor(request))
-            except PushCertificateRefused as refused:
-                form.add_error("common_name", refused.reason)
-            else:
-                self.message_user(request, gettext("The request is made. Download it."), messages.SUCCESS)
-                return HttpResponseRedirect(reverse("admin:push_pushcertificate_change", args=[made.pk]))
-        return self._page(request, "request", gettext("Make a certificate request"), form, ["common_name"])
-
     def import_page(self, request: HttpRequest) -> HttpResponse:
         """Take a certificate into use."""
-        _verify_may(request, "add")
+        verify_may(request, "add")
         form = ImportForm(request.POST, request.FILES) if request.method == "POST" else ImportForm()
         if form.is_bound and form.is_valid():
             imported = self._import(request, form)
             if imported is not None:
-                text = gettext("The push certificate is in use until %(end)s.") % {
-                    "end": f"{imported.not_after:%d %B %Y}"
-                }
-                self.message_user(request, text, messages.SUCCESS)
+                self.say_imported(request, imported)
                 return HttpResponseRedirect(reverse("admin:push_pushcertificate_change", args=[imported.pk]))
         if form.is_bound and form["confirm_topic_change"].value() not in {None, "", False}:
             form.ask_to_confirm()
@@ -166,11 +156,11 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         values = form.cleaned_data
         try:
             return certificates.import_certificate(
-                _content(values["file"]),
+                content(values["file"], MAX_SIZE),
                 password=values["password"],
-                private_key=_content(values["key_file"]) if values["key_file"] else b"",
+                private_key=content(values["key_file"], MAX_SIZE) if values["key_file"] else b"",
                 confirm_topic_change=values["confirm_topic_change"],
-                actor=_actor(request),
+                actor=actor_of(request),
                 now=timezone.now(),
             )
         except TopicChange as change:
@@ -191,10 +181,33 @@ class PushCertificateAdmin(ReadOnlyAdmin):
             headers={"Content-Disposition": f'attachment; filename="push-{certificate.pk}.csr"'},
         )
 
+    def discard_page(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Throw away an open request with its key."""
+        certificate = self._certificate(request, pk)
+        verify_may(request, "change")
+        if certificate.state != PushCertificateState.REQUESTED:
+            raise Http404
+        return self._confirmed(
+            request,
+            certificate,
+            title=gettext("Discard this request?"),
+            text=gettext(
+                "The key that was made for it is deleted. A certificate that Apple makes from this request "
+                "cannot be used then. The certificates in use stay as they are."
+            ),
+            button=gettext("Discard"),
+            act=lambda: self._discard(request, certificate),
+            after=reverse("admin:push_pushcertificate_changelist"),
+        )
+
+    def _discard(self, request: HttpRequest, certificate: PushCertificate) -> str:
+        certificates.discard_request(certificate, actor=actor_of(request), now=timezone.now())
+        return gettext("The request is discarded.")
+
     def try_again_page(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Send what is held, with the same certificate."""
         certificate = self._certificate(request, pk)
-        _verify_may(request, "change")
+        verify_may(request, "change")
         return self._confirmed(
             request,
             certificate,
@@ -208,13 +221,13 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         )
 
     def _try_again(self, request: HttpRequest, certificate: PushCertificate) -> str:
-        released = certificates.release(certificate, actor=_actor(request), now=timezone.now())
+        released = certificates.release(certificate, actor=actor_of(request), now=timezone.now())
         return ngettext("%d push is due.", "%d pushes are due.", released) % released
 
     def retire_page(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Take a certificate out of use."""
         certificate = self._certificate(request, pk)
-        _verify_may(request, "change")
+        verify_may(request, "change")
         devices = certificates.devices_of(certificate.topic)
         return self._confirmed(
             request,
@@ -231,7 +244,7 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         )
 
     def _retire(self, request: HttpRequest, certificate: PushCertificate) -> str:
-        certificates.retire(certificate, actor=_actor(request), now=timezone.now())
+        certificates.retire(certificate, actor=actor_of(request), now=timezone.now())
         return gettext("The push certificate is out of use.")
 
     def _confirmed(
@@ -243,6 +256,7 @@ class PushCertificateAdmin(ReadOnlyAdmin):
         text: str,
         button: str,
         act: Any,
+        after: str = "",
     ) -> HttpResponse:
         """Ask first; act on the answer; back to the certificate, with what happened or why not."""
         if request.method == "POST":
@@ -250,7 +264,9 @@ class PushCertificateAdmin(ReadOnlyAdmin):
                 self.message_user(request, act(), messages.SUCCESS)
             except PushCertificateRefused as refused:
                 self.message_user(request, refused.reason, messages.ERROR)
-            return HttpResponseRedirect(reverse("admin:push_pushcertificate_change", args=[certificate.pk]))
+            return HttpResponseRedirect(
+                after or reverse("admin:push_pushcertificate_change", args=[certificate.pk])
+            )
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -290,35 +306,68 @@ class PushCertificateAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("topic"), ordering="topic")
     def topic_shown(self, certificate: PushCertificate) -> str:
+        if certificate.state == PushCertificateState.REQUESTED and certificate.topic:
+            return gettext("renews %s") % certificate.topic
         return certificate.topic or gettext("not known yet")
+
+    @admin.display(description=_("devices"))
+    def devices(self, certificate: PushCertificate) -> str:
+        """How many listen to the topic. The number comes with the row."""
+        number: int = getattr(certificate, "listening", 0)
+        return str(number) if certificate.topic else "-"
+
+    @admin.display(description=_("ways to enrol"))
+    def ways_to_enrol(self, certificate: PushCertificate) -> SafeString | str:
+        if certificate.state != PushCertificateState.ACTIVE:
+            return "-"
+        ways = topics.ways_to_enrol(certificate.topic)
+        if not ways:
+            return gettext("None: new devices get another topic.")
+        return format_html_join(
+            ", ",
+            '<a href="{}">{}</a>{}',
+            (
+                (way.url, way.name, "" if way.chosen else gettext(" (takes the newest certificate)"))
+                for way in ways
+            ),
+        )
+
+    @admin.display(description=_("issued by"))
+    def issuer(self, certificate: PushCertificate) -> SafeString | str:
+        if not certificate.der:
+            return "-"
+        told = certificates.provenance_of(certificate, timezone.now())
+        if told.verified:
+            return badge("good", gettext("verified"), told.issuer, shown=True)
+        return badge("wait", gettext("not verified"), told.warning, shown=True)
 
     @admin.display(description=_("expires"), ordering="not_after")
     def expiry(self, certificate: PushCertificate) -> SafeString | str:
         if certificate.not_after is None:
             return "-"
         left = certificate.not_after - timezone.now()
-        text = _left(left)
-        tone = _urgency(left) if certificate.state == PushCertificateState.ACTIVE else "off"
-        return _badge(tone, text, f"{certificate.not_after:%d %B %Y}")
+        text = left_in_words(left)
+        tone = urgency(left) if certificate.state == PushCertificateState.ACTIVE else "off"
+        return badge(tone, text, f"{certificate.not_after:%d %B %Y}")
 
     @admin.display(description=_("condition"))
     def condition(self, certificate: PushCertificate) -> SafeString | str:
         if certificate.state != PushCertificateState.ACTIVE:
             return "-"
         if certificate.held_at is not None:
-            return _badge("bad", gettext("pushes held"), certificate.held_reason, shown=True)
+            return badge("bad", gettext("pushes held"), certificate.held_reason, shown=True)
         if certificate.not_after is not None and certificate.not_after <= timezone.now():
-            return _badge("bad", gettext("expired"), "")
+            return badge("bad", gettext("expired"), "")
         if certificate.trouble:
-            return _badge("wait", gettext("APNs cannot be reached"), certificate.trouble, shown=True)
-        return _badge("good", gettext("works"), gettext("No fault is known."))
+            return badge("wait", gettext("APNs cannot be reached"), certificate.trouble, shown=True)
+        return badge("good", gettext("works"), gettext("No fault is known."))
 
     @admin.display(description=_("next step"))
     def next_step(self, certificate: PushCertificate) -> str:
         if certificate.state == PushCertificateState.REQUESTED:
             return gettext(
-                "Download the request, have an MDM vendor sign it, upload what they return at "
-                "identity.apple.com/pushcert, and import the certificate that Apple gives you."
+                "Go on with the steps: have an MDM vendor sign the request, upload that at "
+                "identity.apple.com/pushcert, and bring the certificate that Apple gives you."
             )
         if certificate.state == PushCertificateState.REPLACED:
             return gettext("None: it is kept for the record.")
@@ -406,7 +455,7 @@ class PushRequestAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("due"))
     def due_shown(self, row: PushRequest) -> str:
-        return _moment(self.due(row))
+        return moment(self.due(row))
 
     @admin.display(description=_("enrolment"))
     def enrollment_link(self, row: PushRequest) -> SafeString | str:
@@ -422,52 +471,8 @@ class PushRequestAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("token updated"))
     def token_updated(self, row: PushRequest) -> str:
-        return _moment(row.enrollment.token_updated_at)
+        return moment(row.enrollment.token_updated_at)
 
     @admin.display(description=_("token dead"))
     def token_dead(self, row: PushRequest) -> str:
-        return _moment(row.enrollment.token_dead_at)
-
-
-def _may(request: HttpRequest, what: str) -> bool:
-    return request.user.has_perm(f"push.{what}_pushcertificate")
-
-
-def _verify_may(request: HttpRequest, what: str) -> None:
-    if not _may(request, what):
-        raise PermissionDenied
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
-
-
-def _content(file: Any) -> bytes:
-    """The file, but no more of it than it takes to see that it is too large."""
-    return bytes(file.read(MAX_SIZE + 1))
-
-
-def _left(left: timedelta) -> str:
-    if left <= timedelta(0):
-        return gettext("expired")
-    return ngettext("%d day left", "%d days left", left.days) % left.days
-
-
-def _urgency(left: timedelta) -> str:
-    """The tone of console/bramley.css that fits the time that is left."""
-    far, near, nearer, _last = EXPIRY_ALARMS
-    if left <= nearer:
-        return "bad"
-    if left <= near:
-        return "wait"
-    return "info" if left <= far else "good"
-
-
-def _badge(tone: str, text: str, title: str, *, shown: bool = False) -> SafeString:
-    """A coloured word; ``title`` is told when the pointer rests on it, and beside it if ``shown``."""
-    beside = format_html(' <span class="quiet">{}</span>', title) if shown else ""
-    return format_html('<span class="badge tone-{}" title="{}">{}</span>{}', tone, title, text, beside)
-
-
-def _moment(value: datetime | None) -> str:
-    return date_format(timezone.localtime(value), "j M Y, H:i T") if value else "-"
+        return moment(row.enrollment.token_dead_at)
