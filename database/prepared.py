@@ -27,11 +27,29 @@ def row(sql: str, parameters: Sequence[Any]) -> Row | None:
         return found
 
 
+def rows(sql: str, parameters: Sequence[Any]) -> list[Row]:
+    """All rows that the statement gives."""
+    with _cursor() as cursor:
+        cursor.execute(sql, parameters)
+        found: list[Row] = cursor.fetchall()
+        return found
+
+
 def changes(sql: str, parameters: Sequence[Any]) -> int:
     """How many rows the statement changed."""
     with _cursor() as cursor:
         cursor.execute(sql, parameters)
         return int(cursor.rowcount)
+
+
+def inserted(sql: str, parameters: Sequence[Any]) -> int | None:
+    """The ``id`` of the row that an INSERT made; None where it made none (ON CONFLICT DO NOTHING)."""
+    if on_postgresql():
+        made = row(sql + " RETURNING id", parameters)
+        return made[0] if made else None
+    with _cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.lastrowid if cursor.rowcount > 0 else None
 
 
 def on_postgresql() -> bool:
