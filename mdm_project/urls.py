@@ -11,3 +11,4 @@ urlpatterns = [
     path("enroll/", include("enrollment.urls")),
     path("", include("mdm_project.device_urls")),
 ]
+handler500 = "mdm_project.unavailable.people"

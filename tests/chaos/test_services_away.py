@@ -55,6 +55,8 @@ def test_both_die_and_come_back(tmp_path: Path) -> None:
             postgres.kill()
             assert readiness(server)["database"] == "failed"
             assert ask(profile) == (503, b"")
+            status, page = ask(f"{server.url}/enroll/default/profile")
+            assert (status, b"not possible just now" in page) == (503, True)
             assert ask(f"{server.url}/healthz")[0] == 200
             postgres.start()
             wait_until("the database is back", lambda: readiness(server)["ready"] is True, seconds=15)
