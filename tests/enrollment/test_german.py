@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gettext
 import plistlib
 import re
@@ -49,17 +50,62 @@ def test_what_is_compiled_is_what_is_written(catalogue: gettext.GNUTranslations)
         assert sorted(re.findall(r"%\(\w+\)s", one)) == sorted(re.findall(r"%\(\w+\)s", said))
 
 
-def test_every_text_of_the_pages_is_translated(catalogue: gettext.GNUTranslations) -> None:
-    wanted = set(TEXTS)
-    for template in (ROOT / "templates/enrollment").glob("*.html"):
+def in_templates() -> set[str]:
+    """What the templates of pages for people say, as gettext knows it."""
+    found: set[str] = set()
+    for template in [*(ROOT / "templates/enrollment").glob("*.html"), ROOT / "templates/unavailable.html"]:
         text = template.read_text()
-        wanted |= {found for _quote, found in re.findall(r"{% translate (['\"])(.*?)\1 %}", text)}
-        for block in re.findall(r"{% blocktranslate.*?%}(.*?){% (?:plural|endblocktranslate) %}", text):
-            wanted.add(re.sub(r"{{ (\w+) }}", r"%(\1)s", block))
+        marked = re.findall(r"{% (?:translate|blocktranslate)\b", text)
+        simple = re.findall(r"{% translate (['\"])(.*?)\1 %}", text)
+        blocks = re.findall(
+            r"{% blocktranslate[^%]*%}(.*?)(?:{% plural %}(.*?))?{% endblocktranslate %}", text, re.DOTALL
+        )
+        assert len(simple) + len(blocks) == len(marked), f"{template.name}: a text that this does not read"
+        found |= {said for _quote, said in simple}
+        found |= {re.sub(r"{{ (\w+) }}", r"%(\1)s", said) for both in blocks for said in both if said}
+    return found
+
+
+def behind_the_pages() -> set[Path]:
+    """The modules that the views for people and devices import, directly or not; without the models."""
+    found: set[Path] = set()
+    waiting = [ROOT / f"enrollment/{name}.py" for name in ("urls", "device_urls")]
+    while waiting:
+        module = waiting.pop()
+        if module in found or module.name == "models.py" or not module.exists():
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "enrollment":
+                inside = (
+                    [node.module] if "." in str(node.module) else [f"enrollment.{x.name}" for x in node.names]
+                )
+                waiting += [ROOT / f"{str(name).replace('.', '/')}.py" for name in inside]
+    return found
+
+
+def in_modules() -> set[str]:
+    """What those modules say. The admin is in English."""
+    names = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy"}
+    found: set[str] = set()
+    for module in behind_the_pages():
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                words = [one.value for one in node.args if isinstance(one, ast.Constant)]
+                assert words or module.name == "texts.py", f"{module}:{node.lineno}: a text that is not read"
+                found |= {word for word in words if isinstance(word, str)}
+    return found
+
+
+def test_every_text_of_the_pages_is_translated() -> None:
     with translation.override("en"):
-        wanted |= {str(said) for _bits, said in what_is_managed.SEES + what_is_managed.DOES}
-    known = {one.replace('\\"', '"') for one, _many, _said in ENTRY.findall(PO.read_text())}
+        managed = {str(said) for _bits, said in what_is_managed.SEES + what_is_managed.DOES}
+    wanted = in_templates() | in_modules() | set(TEXTS) | managed
+    assert len(wanted) > 60
+    entries = ENTRY.findall(PO.read_text())
+    known = {text.replace('\\"', '"') for one, many, _said in entries for text in (one, many) if text}
     assert sorted(wanted - known) == []
+    assert sorted(known - wanted) == [], "nobody says this any more"
 
 
 @pytest.mark.parametrize("access", list(Access))
