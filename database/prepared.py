@@ -7,11 +7,13 @@ hold prepared statements they are switched off (``?prepared=no`` in ``DATABASE_U
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -100,12 +102,19 @@ def _prepared_cursor() -> Any:
     import psycopg
     from psycopg.types.numeric import Int8
 
-    class PreparedCursor(psycopg.Cursor[Row]):
+    class PreparedCursor(psycopg.RawCursor[Row]):
         """Binds parameters in the server, and prepares what it runs."""
 
         def execute(self, query: Any, params: Any = None, **_options: Any) -> Any:
             # One width for every integer: else 1 and 100000 are parameters of two different statements.
             sized = [Int8(value) if type(value) is int else value for value in params or ()]
-            return super().execute(query, sized, prepare=True)
+            return super().execute(_numbered(query), sized, prepare=True)
 
     return PreparedCursor
+
+
+@lru_cache(maxsize=256)
+def _numbered(sql: str) -> str:
+    """``%s`` as ``$1``, ``$2`` and so on, once: the driver would take a long statement apart every time."""
+    numbers = itertools.count(1)
+    return re.sub("%[s%]", lambda found: "%" if found[0] == "%%" else f"${next(numbers)}", sql)
