@@ -31,6 +31,7 @@ from push.models import PushCertificate, PushCertificateState
 from renewal.campaign_page import last_figures
 from renewal.core.steps import RUNNING
 from renewal.models import CampaignState, RekeyCampaign
+from scep import approvals
 
 SILENT_AFTER = timedelta(days=7)
 RENEW_BEFORE = timedelta(days=30)
@@ -119,6 +120,7 @@ def board(user: User, now: datetime) -> Board:
             *(_device_tiles(fleet, now) if fleet is not None else []),
             *(_command_tiles(now) if _may(user, "commands.view_commanddelivery") else []),
             *(_certificate_tiles(now) if _may(user, "pki.view_certificate") else []),
+            *(_request_tiles(now) if _may(user, "scep.view_pendingrequest") else []),
             *(_campaign_tiles() if _may(user, "renewal.view_rekeycampaign") else []),
             *(_refusal_tiles(now) if _may(user, "audit.view_refusal") else []),
         ],
@@ -274,6 +276,15 @@ def _certificate_tiles(now: datetime) -> list[Tile]:
             "wait" if expiring else "",
         )
     ]
+
+
+def _request_tiles(now: datetime) -> list[Tile]:
+    """Only where some wait: most servers have no SCEP service at which people decide."""
+    waiting = approvals.open_requests(now).count()
+    if not waiting:
+        return []
+    url = _list("scep_pendingrequest")
+    return [Tile(_("Certificate requests"), waiting, _("waiting for approval"), url, "wait")]
 
 
 def _campaign_tiles() -> list[Tile]:

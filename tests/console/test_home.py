@@ -15,9 +15,10 @@ from audit.models import Outcome
 from audit.recording import Actor, record, refuse
 from console import home
 from devices.models import Enrollment, EnrollmentState
+from scep.models import Transaction, TransactionStatus
 from tests.console.fleet import Fleet, make_fleet, make_issuer, make_push_certificate
 
-QUERIES = 11
+QUERIES = 12
 
 pytestmark = pytest.mark.django_db
 
@@ -113,6 +114,22 @@ def test_recent_activity_is_in_words_with_links(browser: Client, fleet: Fleet) -
     page = browser.get("/admin/").content.decode()
     assert "Device renamed" in page
     assert "no such" not in page
+
+
+def test_requests_that_wait_for_approval_have_a_tile_while_there_are_any(
+    browser: Client, fleet: Fleet, now: datetime
+) -> None:
+    ada = User.objects.get(username="ada")
+    assert "Certificate requests" not in [tile.title for tile in home.board(ada, now).tiles]
+    first, second = Transaction.objects.order_by("pk")[:2]
+    Transaction.objects.filter(pk__in=(first.pk, second.pk)).update(
+        status=TransactionStatus.PENDING, certificate=None, expires_at=now + timedelta(hours=1)
+    )
+    asked = tile(home.board(ada, now), "Certificate requests")
+    assert (asked.count, asked.tone) == (2, "wait")
+    assert browser.get(asked.url).context["cl"].queryset.count() == 2
+    Transaction.objects.filter(pk=first.pk).update(expires_at=now)  # nobody can decide about it any more
+    assert tile(home.board(ada, now), "Certificate requests").count == 1
 
 
 def test_people_see_only_what_they_may(client: Client, fleet: Fleet, now: datetime) -> None:
