@@ -34,7 +34,7 @@ FACTS = (
     "new_key",
     "state",
     "threshold_percent",
-    "activate_automatically",
+    "by_itself",
     "devices_per_minute",
     "created_by",
     "created_at",
@@ -123,6 +123,12 @@ class RekeyCampaignAdmin(AskingAdmin):
         if campaign.paused_at is not None:
             return gettext("paused")
         return gettext("%(count)d a minute") % {"count": campaign.devices_per_minute}
+
+    @admin.display(description=_("the new key takes over"))
+    def by_itself(self, campaign: RekeyCampaign) -> str:
+        if campaign.activate_automatically:
+            return gettext("by itself, when enough devices have the new root")
+        return gettext("when an administrator activates it")
 
     @admin.display(description=_("on an older key"))
     def last_old(self, campaign: RekeyCampaign) -> Any:

@@ -78,7 +78,7 @@ class IdentityRenewalAdmin(AskingAdmin):
     """Every attempt; and the page that renews one device, or lets an expired one in."""
 
     list_display = ["device", "reason", "state", "attempt", "error", "created_at", "finished_at"]
-    list_filter = ["state", "reason", "permanent", "campaign"]
+    list_filter = ["state", "reason", "campaign"]
     list_select_related = ["enrollment__device"]
     search_fields = [
         "enrollment__device__serial_number",

@@ -39,20 +39,30 @@ def beginning_statements(preview: Preview) -> Iterator[Statement]:
     yield Statement(
         "info",
         ngettext(
-            "Then %(count)d device gets a new certificate of the new key. It stays enrolled and keeps its "
-            "commands and its history; nobody has to touch it.",
-            "Then %(count)d devices get a new certificate of the new key, in waves. They stay enrolled and "
-            "keep their commands and their history; nobody has to touch them.",
+            "%(step)sThen %(count)d device gets a new certificate of the new key. It stays enrolled and "
+            "keeps its commands and its history; nobody has to touch it.",
+            "%(step)sThen %(count)d devices get a new certificate of the new key, in waves. They stay "
+            "enrolled and keep their commands and their history; nobody has to touch them.",
             count,
         )
-        % {"count": count},
+        % {"count": count, "step": "" if preview.is_active else "3. "},
     )
     yield Statement(
         "info",
         gettext(
-            "At last, when no device uses an older key any more, you close the older keys. Until then "
-            "nothing is cut off, and you can pause or give up at any time."
-        ),
+            "%(step)sAt last, when no device uses an older key any more, you close the older keys. Until "
+            "then nothing is cut off, and you can pause or give up at any time."
+        )
+        % {"step": "" if preview.is_active else "4. "},
+    )
+    yield Statement(
+        "info",
+        ngettext(
+            "At 60 devices a minute, asking all of them takes about %(count)d minute for each step.",
+            "At 60 devices a minute, asking all of them takes about %(count)d minutes for each step.",
+            preview.minutes(60),
+        )
+        % {"count": preview.minutes(60)},
     )
     if preview.figures.expired:
         yield Statement(

@@ -23,7 +23,7 @@ class RenewalState(models.TextChoices):
     PLANNED = "PLANNED", _("waits for the device to connect")
     SENT = "SENT", _("profile handed to the device")
     ACKNOWLEDGED = "ACKNOWLEDGED", _("profile installed, new certificate not used yet")
-    COMPLETED = "COMPLETED", _("the device uses its new certificate")
+    COMPLETED = "COMPLETED", _("new certificate in use")
     FAILED = "FAILED", _("failed")
     CANCELLED = "CANCELLED", _("no longer needed")
 
@@ -97,7 +97,7 @@ class RekeyCampaign(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.issuer.name}, {self.new_key.generation}"
+        return f"{self.issuer.name}, key {self.new_key.generation}"
 
 
 class WaveKind(models.TextChoices):

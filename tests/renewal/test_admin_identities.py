@@ -52,7 +52,7 @@ def test_one_device_is_renewed(root: Client, phone: Phone) -> None:
     phone.connect()
     assert phone.certificate != before
     page = text(root, LIST)
-    assert "the device uses its new certificate" in page
+    assert "new certificate in use" in page
     page = text(root, reverse("admin:renewal_identityrenewal_change", args=[phone.renewals[0].pk]))
     assert before.serial_number in page
     assert phone.certificate.serial_number in page
