@@ -70,6 +70,7 @@ class Page:
     actions: tuple[tuple[str, str], ...]
     tiles: tuple[Tile, ...]
     chart: SafeString | str
+    history: SafeString
     keys: tuple[KeyRow, ...]
     chain: tuple[Link, ...]
     subordinates: tuple[Issuer, ...]
@@ -87,6 +88,7 @@ def page_of(issuer: Issuer, now: datetime, *, may_change: bool) -> Page:
         actions=tuple(_actions(issuer, rows)) if may_change else (),
         tiles=tuple(_tiles(issuer, counted)),
         chart=expiries.draw(expiries.months(issuer, now)) if counted.live else "",
+        history=expiries.draw_history(expiries.history(issuer, now)),
         keys=rows,
         chain=tuple(_chain(issuer)),
         subordinates=tuple(issuer.subordinates.order_by("slug")),
@@ -244,6 +246,9 @@ def _actions(issuer: Issuer, rows: tuple[KeyRow, ...]) -> Iterator[tuple[str, st
     if issuer.state == IssuerState.ACTIVE:
         if any(row.issuer_key.state == IssuerKeyState.NEXT and row.certificate for row in rows):
             yield to("activate"), _("Activate the next key…")
+        if any(row.issuer_key.state in (IssuerKeyState.NEXT, IssuerKeyState.PREVIOUS) for row in rows):
+            campaign = reverse("admin:renewal_rekeycampaign_start")
+            yield f"{campaign}?issuer={issuer.pk}", _("Bring devices to the newest key…")
         yield to("decide"), _("Renew or re-key…")
         yield to("retire"), _("Retire…")
     if issuer.state == IssuerState.RETIRED:

@@ -283,3 +283,12 @@ def test_the_chart() -> None:
     assert "tone-bad" in one
     assert "renewal failed" not in one
     assert 'points="0,200 0,200 1000,200 1000,200"' in curve.draw([curve.Point(now, 0, 0)])
+
+
+def test_the_page_of_the_issuer_leads_there(root: Client, issuer: Issuer) -> None:
+    page = reverse("admin:pki_issuer_change", args=[issuer.pk])
+    assert START not in text(root, page)
+    rollover.rekey(issuer, actor=ADA, now=timezone.now())
+    assert f"{START}?issuer={issuer.pk}" in text(root, page)
+    rollover.activate(issuer, actor=ADA, now=timezone.now())
+    assert f"{START}?issuer={issuer.pk}" in text(root, page)
