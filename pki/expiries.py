@@ -37,6 +37,15 @@ class Month:
     count: int
 
 
+@dataclass(frozen=True)
+class Past:
+    """One month of what was. ``label``: the year and month."""
+
+    label: str
+    issued: int
+    revoked: int
+
+
 def figures(issuer: Issuer, now: datetime) -> Figures:
     """What an issuer issued, in one query."""
     live = Q(status=CertificateStatus.ISSUED, not_after__gt=now)
@@ -69,60 +78,112 @@ def months(issuer: Issuer, now: datetime) -> list[Month]:
     return [*shown, Month(_("later"), sum(counted.values()))]
 
 
+def history(issuer: Issuer, now: datetime) -> list[Past]:
+    """What was issued and what was revoked in each of the last :data:`MONTHS` months, this one last."""
+    here = now.astimezone(UTC)
+    end = here.year * 12 + here.month
+    spans = [divmod(end - MONTHS + offset, 12) for offset in range(MONTHS)]
+    first = datetime(spans[0][0], spans[0][1] + 1, 1, tzinfo=UTC)
+    issued, revoked = (_by_month(issuer, field, first) for field in ("created_at", "revoked_at"))
+    return [
+        Past(f"{year}-{month + 1:02d}", issued.get((year, month + 1), 0), revoked.get((year, month + 1), 0))
+        for year, month in spans
+    ]
+
+
+def _by_month(issuer: Issuer, field: str, first: datetime) -> dict[tuple[int, int], int]:
+    rows = (
+        Certificate.objects.filter(issuer_key__issuer=issuer, **{f"{field}__gte": first})
+        .order_by()
+        .annotate(month=TruncMonth(field, tzinfo=UTC))
+        .values_list("month")
+        .annotate(count=Count("pk"))
+    )
+    return {(month.year, month.month): count for month, count in rows}
+
+
 def draw(columns: Sequence[Month]) -> SafeString:
     """Columns as SVG with their counts as titles, and as a table for who cannot see them."""
-    largest = max((column.count for column in columns), default=0) or 1
+    return _draw(
+        _("Certificates in force by the month in which they end"),
+        (_("in force"),),
+        [
+            (column.label, (("tone-wait" if place == 0 else "tone-good", column.count),))
+            for place, column in enumerate(columns)
+        ],
+    )
+
+
+def draw_history(columns: Sequence[Past]) -> SafeString:
+    """Two columns for each month: issued, and revoked."""
+    return _draw(
+        _("Certificates that were issued, and that were revoked, by month"),
+        (_("issued"), _("revoked")),
+        [(column.label, (("tone-good", column.issued), ("tone-bad", column.revoked))) for column in columns],
+    )
+
+
+_Column = tuple[str, tuple[tuple[str, int], ...]]
+
+
+def _draw(title: str, names: Sequence[str], columns: Sequence[_Column]) -> SafeString:
+    largest = max((count for _label, parts in columns for _tone, count in parts), default=0) or 1
     step = WIDTH / len(columns)
+    width = (step - 6) / len(names)
+    placed = [
+        (place * step + 3 + part * width, tone, f"{label}, {names[part]}: {count}", count)
+        for place, (label, parts) in enumerate(columns)
+        for part, (tone, count) in enumerate(parts)
+    ]
     bars = format_html_join(
         "",
-        '<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}: {}</title></rect>',
+        '<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>',
         (
-            (
-                "tone-wait" if place == 0 else "tone-good",
-                round(place * step + 3),
-                BASE - _height(column.count, largest),
-                round(step - 6),
-                _height(column.count, largest),
-                column.label,
-                column.count,
-            )
-            for place, column in enumerate(columns)
+            (tone, round(x), BASE - _height(count, largest), round(width), _height(count, largest), words)
+            for x, tone, words, count in placed
         ),
     )
     counts = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle" font-size="11" fill="currentColor">{}</text>',
         (
-            (round((place + 0.5) * step), BASE - _height(column.count, largest) - 5, column.count)
-            for place, column in enumerate(columns)
-            if column.count
+            (round(x + width / 2), BASE - _height(count, largest) - 5, count)
+            for x, _tone, _words, count in placed
+            if count
         ),
     )
+    last = len(columns) - 1
+    anchors = {0: (3, "start"), last: (WIDTH - 3, "end")}
     labels = format_html_join(
         "",
-        '<text x="{}" y="{}" text-anchor="middle" font-size="11" fill="currentColor">{}</text>',
+        '<text x="{}" y="{}" text-anchor="{}" font-size="11" fill="currentColor">{}</text>',
         (
-            (round((place + 0.5) * step), HEIGHT - 12, column.label)
-            for place, column in enumerate(columns)
-            if place % 4 == 0 or place == len(columns) - 1
+            (x, HEIGHT - 12, anchor, columns[place][0])
+            for place in sorted({*range(0, last - 2, 4), last})
+            for x, anchor in [anchors.get(place, (round((place + 0.5) * step), "middle"))]
         ),
-    )
-    table = format_html_join(
-        "", "<tr><th>{}</th><td>{}</td></tr>", ((column.label, column.count) for column in columns)
     )
     return format_html(
         '<svg viewBox="0 0 {} {}" width="100%" role="img" aria-label="{}">'
         '<rect class="bar-ground" x="0" y="{}" width="{}" height="1"/>{}{}{}</svg>'
-        '<table class="visually-hidden">{}</table>',
+        '<table class="visually-hidden"><tr><th></th>{}</tr>{}</table>',
         WIDTH,
         HEIGHT,
-        _("Certificates in force by the month in which they end"),
+        title,
         BASE,
         WIDTH,
         bars,
         counts,
         labels,
-        table,
+        format_html_join("", "<th>{}</th>", ((name,) for name in names)),
+        format_html_join(
+            "",
+            "<tr><th>{}</th>{}</tr>",
+            (
+                (label, format_html_join("", "<td>{}</td>", ((count,) for _tone, count in parts)))
+                for label, parts in columns
+            ),
+        ),
     )
 
 

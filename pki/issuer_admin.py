@@ -209,7 +209,10 @@ class IssuerAdmin(LifePages):
     def addresses(self, issuer: Issuer) -> SafeString | str:
         if issuer.kind == IssuerKind.TRUST_ONLY:
             return "-"
-        found = [(gettext("Certificate"), issuers.certificate_url(issuer))]
+        found = [
+            (gettext("Certificate"), issuers.certificate_url(issuer)),
+            ("OCSP", issuers.ocsp_url(issuer)),
+        ]
         found += [
             (gettext("CRL of key %(generation)d") % {"generation": key.generation}, issuers.crl_url(key))
             for key in issuer.keys.defer("private_key_sealed").select_related("issuer")
@@ -243,10 +246,10 @@ def _make_issuer(request: HttpRequest, wanted: dict[str, Any]) -> Issuer:
 
 def _authority(row: IssuerCertificate) -> SafeString:
     return format_html(
-        "<p><strong>{}</strong>{}<br>{}: {}<br>{}: <code>{}</code><br>{}: <code>{}</code><br>"
+        "<p><strong>{}</strong> ({})<br>{}: {}<br>{}: <code>{}</code><br>{}: <code>{}</code><br>"
         '<a href="{}">PEM</a> · <a href="{}">DER</a></p>',
         row.subject,
-        "" if row.is_current else gettext(" (replaced)"),
+        _what_it_is(row),
         gettext("valid until"),
         f"{row.not_after:%Y-%m-%d}",
         gettext("SHA-256 fingerprint"),
@@ -256,6 +259,19 @@ def _authority(row: IssuerCertificate) -> SafeString:
         reverse("admin:pki_issuer_download", args=[row.pk, "pem"]),
         reverse("admin:pki_issuer_download", args=[row.pk, "der"]),
     )
+
+
+def _what_it_is(row: IssuerCertificate) -> str:
+    """Of which key, and whether it is the one handed out, one that a renewal replaced, or a link."""
+    kind = row.get_kind_display()
+    if row.kind in issuers.OWN_KINDS and not row.is_current:
+        kind = gettext("replaced")
+    if row.revoked_at:
+        kind = gettext("%(kind)s, revoked") % {"kind": kind}
+    return gettext("key %(generation)d, %(kind)s") % {
+        "generation": row.issuer_key.generation,
+        "kind": kind,
+    }
 
 
 def _list_state(crl: Crl) -> SafeString | str:

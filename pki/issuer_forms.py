@@ -156,6 +156,11 @@ class WhenForm(forms.Form):
         help_text=_("In your time zone."),
     )
 
+    def leave_out_now(self) -> None:
+        """Where the certificate has to come from elsewhere first."""
+        when: Any = self.fields["when"]
+        when.choices = [choice for choice in when.choices if choice[0] != "now"]
+
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
         if (

@@ -167,6 +167,7 @@ class LifePages(_Admin):
         )
         if issuer.kind not in rollover.SELF_MADE:
             del form.fields["years"]
+            form.leave_out_now()
 
         def do(wanted: dict[str, Any]) -> str:
             now = timezone.now()

@@ -16,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.recording import record
-from pki import certificate_words, profiles
+from pki import profiles
 from pki.admin_cells import actor_of
 from pki.core.profile import BUILT_IN, Rules
 from pki.models import CertificateProfile, Issuer, Purpose
@@ -60,7 +60,19 @@ class ProfileAdmin(_Admin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: CertificateProfile | None = None) -> list[str]:
         """What a profile is for stays: make another one for another purpose."""
-        return ["purpose", "issuer"] if obj else []
+        return ["purpose", "issuer_shown"] if obj else []
+
+    def get_fieldsets(self, request: HttpRequest, obj: CertificateProfile | None = None) -> Any:
+        if obj is None:
+            return self.fieldsets
+        return [(None, {"fields": ["purpose", "issuer_shown", "validity_days"]}), *self.fieldsets[1:]]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field: Any = super().formfield_for_dbfield(db_field, request, **kwargs)
+        for name in ("can_add_related", "can_change_related", "can_view_related"):
+            if hasattr(field.widget, name):  # issuers have pages of their own
+                setattr(field.widget, name, False)
+        return field
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """A new profile starts with what holds now for its purpose."""
@@ -181,7 +193,7 @@ class ProfileAdmin(_Admin):
 
     # --- cells ---
 
-    @admin.display(description=_("issuer"), ordering="issuer__name")
+    @admin.display(description=_("holds at"), ordering="issuer__name")
     def issuer_shown(self, profile: CertificateProfile) -> str:
         return profile.issuer.name if profile.issuer else gettext("every issuer")
 
@@ -191,7 +203,7 @@ class ProfileAdmin(_Admin):
 
     @admin.display(description=_("purposes in the certificate"))
     def usage_shown(self, profile: CertificateProfile) -> str:
-        return ", ".join(profile.extended_key_usage) or gettext("none")
+        return ", ".join(profile.extended_key_usage) or gettext("no purpose named")
 
     @admin.display(description=_("keys"))
     def key_shown(self, profile: CertificateProfile) -> str:
@@ -210,7 +222,7 @@ def _purpose(value: str) -> Purpose | None:
 
 
 def _summary(rules: Rules) -> str:
-    usages = ", ".join(rules.extended_key_usage) or certificate_words.in_words((), {})
+    usages = ", ".join(rules.extended_key_usage) or gettext("no purpose named")
     return f"{usages}; {_days(rules.validity_days)}; {_keys(rules)}"
 
 

@@ -13,9 +13,17 @@ from django.utils import timezone
 from django.utils.html import escape
 
 from audit.models import AuditEvent
-from pki import expiries, issuers, outlook, rollover
+from pki import expiries, issuers, outlook, revocation, rollover
 from pki.core.certificates import encode_pem
-from pki.models import Certificate, Issuer, IssuerKey, IssuerKeyState, IssuerKind, IssuerState
+from pki.models import (
+    Certificate,
+    Issuer,
+    IssuerKey,
+    IssuerKeyState,
+    IssuerKind,
+    IssuerState,
+    RevocationReason,
+)
 from pki.subordinate import create_external, request_certificate
 from tests.pki.conftest import ACTOR
 from tests.pki.external_ca import YEAR, ExternalCa
@@ -314,6 +322,22 @@ def test_expiries(acme: Issuer) -> None:
     assert expiries.draw(
         expiries.months(issuers.create_issuer("o", "O", algorithm="EC-P256", actor=ACTOR), now)
     )
+
+
+def test_history(acme: Issuer) -> None:
+    """Made now: the months of what is issued are those of the rows."""
+    now = timezone.now()
+    old, older, lost = (device(acme, f"d{number}") for number in range(3))
+    Certificate.objects.filter(pk=old.pk).update(created_at=now - timedelta(days=400))
+    Certificate.objects.filter(pk=older.pk).update(created_at=now - timedelta(days=900))
+    revocation.revoke(lost, reason=RevocationReason.SUPERSEDED, actor=ACTOR, now=now)
+    past = expiries.history(acme, now)
+    assert len(past) == expiries.MONTHS
+    assert (past[-1].issued, past[-1].revoked) == (1, 1)
+    assert (sum(month.issued for month in past), sum(month.revoked for month in past)) == (2, 1)
+    drawn = expiries.draw_history(past)
+    assert drawn.count("<title>") == 2 * expiries.MONTHS
+    assert f"{past[-1].label}, revoked: 1" in drawn
 
 
 def test_a_draft_has_a_page(root: Client) -> None:
