@@ -83,7 +83,7 @@ class NewIssuerForm(_IssuerForm):
         label=_("key"),
         choices=_ALGORITHM_CHOICES,
         initial=issuers.DEFAULT_ALGORITHM,
-        help_text=_("Devices that enrol by SCEP need an issuer with an RSA key."),
+        help_text=_("RSA where devices enrol by SCEP: with another key it needs a certificate of its own."),
     )
     years = forms.IntegerField(
         label=_("years that its certificate is valid"),
