@@ -25,6 +25,7 @@ from pki.models import (
     IssuerCertificate,
     IssuerCertificateKind,
     IssuerState,
+    ProfileSigner,
     Purpose,
 )
 from push.models import PushCertificate, PushCertificateState
@@ -128,6 +129,7 @@ def board(user: User, now: datetime) -> Board:
             [
                 *(_push_expiry(certificate, now) for certificate in push_certificates or []),
                 *(_issuer_expiry(certificate, now) for certificate in issuers or []),
+                *(_signer_expiries(now) if _may(user, "pki.view_profilesigner") else []),
             ],
             key=lambda expiry: expiry.at,
         ),
@@ -382,6 +384,25 @@ def _issuer_expiry(certificate: IssuerCertificate, now: datetime) -> Expiry:
         _urgency(certificate.not_after - now, worry=365, alarm=90),
         _object("pki_issuer", issuer.pk),
     )
+
+
+def _signer_expiries(now: datetime) -> list[Expiry]:
+    """An imported certificate that signs profiles: an issuer's own is renewed by itself."""
+    rows = ProfileSigner.objects.filter(in_use=True, not_after__isnull=False).only(
+        "subject", "not_after", "issuer"
+    )
+    return [
+        Expiry(
+            str(row),
+            _("signer of profiles"),
+            row.not_after,
+            words.relative(row.not_after, now),
+            _urgency(row.not_after - now, worry=60, alarm=14),
+            _object("pki_profilesigner", row.pk),
+        )
+        for row in rows
+        if row.not_after is not None
+    ]
 
 
 def _urgency(left: timedelta, *, worry: int, alarm: int) -> str:

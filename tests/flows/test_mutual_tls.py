@@ -248,6 +248,21 @@ def test_the_certificate_is_renewed_without_a_restart(either: Setting) -> None:
     assert either.server.pids["web"] == pids
 
 
+def test_the_check_says_that_devices_will_believe_it(either: Setting) -> None:
+    """Both addresses, the one that asks for client certificates too; and another address for what it is."""
+    told = json.loads(either.server.manage("check_tls", "--json").stdout)
+    assert [(one["url"], one["believed"], one["anchor"]) for one in told] == [
+        (either.server.url, True, "in_profile"),
+        (f"https://127.0.0.1:{either.mdm_port}", True, "in_profile"),
+    ]
+    assert {finding["code"] for one in told for finding in one["findings"]} == {"root_in_profile"}
+    other = f"https://localhost:{either.server.port}"
+    done = either.server.manage("check_tls", "--url", other, check=False)
+    assert done.returncode == 1
+    assert "The certificate is for another host: it names 127.0.0.1" in done.stdout
+    assert f"Devices will not trust {other}." in done.stderr
+
+
 def test_other_commands_know_how_it_was_started(either: Setting) -> None:
     told = inside(
         either.server,

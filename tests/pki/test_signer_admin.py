@@ -112,6 +112,16 @@ def test_a_renewal_with_the_same_key_is_told_from_another_signer(
     assert "It signs already" in browser.get(f"{LIST}{rows[0].pk}/use/").content.decode()
 
 
+def test_home_tells_when_the_signer_ends(browser: Client, issuer: Issuer, root: Party) -> None:
+    one = server(root, days=(-60, 10))
+    row = profile_signers.import_signer(p12(one).read(), password="orchard", actor=ACTOR, now=NOW)
+    kinds = [expiry.kind for expiry in browser.get("/admin/").context["board"].expiries]
+    assert "signer of profiles" not in kinds
+    profile_signers.use(row, actor=ACTOR, now=NOW)
+    ends = browser.get("/admin/").context["board"].expiries[0]
+    assert (ends.name, ends.tone) == ("mdm.example.com", "bad")
+
+
 def test_an_incomplete_chain_is_told(browser: Client, issuer: Issuer, root: Party) -> None:
     profile_signers.import_signer(p12(server(root)).read(), password="orchard", actor=ACTOR, now=NOW)
     shown = browser.get(f"{LIST}{ProfileSigner.objects.get().pk}/change/").content.decode()
