@@ -15,7 +15,7 @@ from audit.models import AuditEvent
 from audit.recording import Actor, event_of
 from pki import issuers, keys, profiles
 from pki.core.algorithms import PrivateKey
-from pki.core.certificates import CertificateFields, build_certificate, describe
+from pki.core.certificates import CertificateFields, RecordedFacts, build_certificate, recorded_facts
 from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.profile import Addresses, Rules, certificate_by, verify_key_by
@@ -93,7 +93,7 @@ def prepare(grant: Grant, public_key: bytes, means: Means, *, actor: Actor, now:
     The caller makes sure that the issuer still issues when it is written. Raises :class:`IssuanceRefused`.
     """
     plan = _plan(grant, public_key, means, now)
-    certificate = _row_of(grant, plan.means.issuer_key, _signed(plan))
+    certificate = _row_of(grant, plan.means.issuer_key, *_signed(plan))
     return Prepared(certificate, _event_of(grant, certificate, actor, now))
 
 
@@ -106,8 +106,8 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     """
     plan = _plan(grant, public_key, _means(grant), now)
     for _try in range(SERIAL_NUMBER_TRIES):
-        certificate = _record(grant, plan.means.issuer_key, _signed(plan), actor, now)
-        if certificate is not None:
+        certificate = _row_of(grant, plan.means.issuer_key, *_signed(plan))
+        if _record(grant, certificate, actor, now):
             return certificate
     raise IssuanceRefused("no unused serial number was found")
 
@@ -168,13 +168,14 @@ def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime) -> _Plan
     return _Plan(fields, means)
 
 
-def _signed(plan: _Plan) -> bytes:
+def _signed(plan: _Plan) -> tuple[bytes, RecordedFacts]:
     """The certificate with a new serial number. Raises :class:`IssuanceRefused`."""
     numbered = replace(plan.fields, serial_number=x509.random_serial_number())
     try:
-        return build_certificate(
+        der = build_certificate(
             numbered, issuer_certificate=plan.means.der, private_key=plan.means.private_key
         )
+        return der, recorded_facts(der, numbered)
     except NameRefused as error:
         raise IssuanceRefused(error.reason) from None
 
@@ -239,26 +240,21 @@ def _validity(
     )
 
 
-def _record(
-    grant: Grant, issuer_key: IssuerKey, der: bytes, actor: Actor, now: datetime
-) -> Certificate | None:
-    """Keep the certificate and who asked for it. None where its serial number is taken already."""
-    certificate = _row_of(grant, issuer_key, der)
+def _record(grant: Grant, certificate: Certificate, actor: Actor, now: datetime) -> bool:
+    """Keep the certificate and who asked for it. False where its serial number is taken already."""
     try:
         with transaction.atomic():
             certificate.save(force_insert=True)
-            event = _event_of(grant, certificate, actor, now)
-            event.save(force_insert=True)
+            _event_of(grant, certificate, actor, now).save(force_insert=True)
     except IntegrityError:
-        taken = Certificate.objects.filter(issuer_key=issuer_key, serial_number=certificate.serial_number)
-        if taken.exists():
-            return None
+        same = {"issuer_key": certificate.issuer_key, "serial_number": certificate.serial_number}
+        if Certificate.objects.filter(**same).exists():
+            return False
         raise
-    return certificate
+    return True
 
 
-def _row_of(grant: Grant, issuer_key: IssuerKey, der: bytes) -> Certificate:
-    facts = describe(der)
+def _row_of(grant: Grant, issuer_key: IssuerKey, der: bytes, facts: RecordedFacts) -> Certificate:
     return Certificate(
         issuer_key=issuer_key,
         serial_number=facts.serial_number,

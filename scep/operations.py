@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from audit import recording
 from pki import issuers
 from pki.core import cms
-from pki.core.certificates import CertificateFacts, describe, read_identifiers
+from pki.core.certificates import describe_holder, read_identifiers
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Malformed
 from scep import approvals, granting, recipients, retrieval, standing, transactions, webhooks
@@ -30,7 +30,7 @@ from scep.core.message import Credentials, Opened, OpenedPoll, OpenedQuery, Sign
 from scep.core.wire import MAX_MESSAGE, PKI_MESSAGE
 from scep.recipients import Recipient
 from scep.standing import Standing
-from scep.transactions import Asked, Held, Issued, Outcome, Retrieved
+from scep.transactions import Asked, Held, Issued, Outcome, Retrieved, Signer
 
 # Why a client was refused is read by people: names for what old clients use.
 _KNOWN_ALGORITHMS = {
@@ -75,7 +75,7 @@ def pki_operation(
     asked = Asked(
         stands.service,
         request,
-        _facts_of(request),
+        _signer_of(request),
         remote_addr,
         user_agent,
         now,
@@ -106,10 +106,10 @@ def _settle(asked: Asked, opened: Opened) -> Outcome:
 # --- reading the request ---------------------------------------------------------------------------------
 
 
-def _facts_of(request: SignedRequest) -> CertificateFacts | None:
+def _signer_of(request: SignedRequest) -> Signer | None:
     """For the record. A certificate may verify a signature and still hold what cannot be described."""
     try:
-        return describe(request.signer)
+        return Signer(*describe_holder(request.signer))
     except Malformed:
         return None
 

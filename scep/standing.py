@@ -93,16 +93,35 @@ def find(slug: str | None) -> Standing:
     if not rows:
         # The service of an issuer's own name is made when it is first asked for.
         rows = statements.find_standing(services.find(slug).slug, issuers.DEFAULT_SLUG)
-    if not rows or not rows[0].service.enabled:
+    stands = _read(slug, rows)
+    if stands is None or not stands.service.enabled:
         raise services.ServiceMissing(f"there is no SCEP service {slug}")
-    return Standing(
-        rows[0].service,
+    return stands
+
+
+def _read(slug: str | None, rows: list[statements.Row]) -> Standing | None:
+    """What the rows say. As long as they are the same ones, it is the same object."""
+    former = _former.get(slug)
+    if former is not None and former[0] == rows:
+        return former[1]
+    found = statements.read_standing(rows)
+    if not found:
+        return None
+    stands = Standing(
+        found[0].service,
         tuple(
             Authority(row.certificate, row.issuer_key, row.has_private_key)
-            for row in rows
+            for row in found
             if row.issuer_key is not None and row.certificate is not None
         ),
     )
+    if len(_former) >= _REMEMBERED:
+        _former.clear()
+    _former[slug] = (rows, stands)
+    return stands
+
+
+_former: dict[str | None, tuple[list[statements.Row], Standing]] = {}
 
 
 def recipient(standing: Standing, envelope: bytes, now: datetime) -> Recipient:

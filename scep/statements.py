@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connection, models, transaction
 from django.db.models.expressions import Col
 
 from audit.models import AuditEvent
+from database import prepared
 from pki.models import (
     Certificate,
     CertificateProfile,
@@ -52,18 +53,15 @@ class StandingRow:
     has_private_key: bool
 
 
-def find_standing(slug: str | None, default: str) -> list[StandingRow]:
+def find_standing(slug: str | None, default: str) -> list[Row]:
     """The service (None: that of the default issuer, ``default`` before others), once for each certificate.
 
     Of the key generations that still answer, with the certificates that were not revoked. Empty where there
-    is no service of that name.
+    is no service of that name. For :func:`read_standing`.
     """
-    tables, sql = _standing_sql()
+    _tables, sql = _standing_sql()
     sql += f" WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [default if slug is None else slug])
-        rows = cursor.fetchall()
-    return list(_standing_rows(tables, rows))
+    return prepared.rows(sql, [default if slug is None else slug])
 
 
 def find_challenge(hashes: Sequence[bytes]) -> tuple[Challenge, int | None] | None:
@@ -73,9 +71,7 @@ def find_challenge(hashes: Sequence[bytes]) -> tuple[Challenge, int | None] | No
     """
     table, sql = _challenge_sql()
     sql += f" WHERE c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
-    with connection.cursor() as cursor:
-        cursor.execute(sql, list(hashes))
-        row = cursor.fetchone()
+    row = prepared.row(sql, hashes)
     return None if row is None else (table.load(row), row[table.width])
 
 
@@ -85,7 +81,7 @@ def keep(challenge: Challenge, certificate: Certificate, event: AuditEvent, row:
     False, with nothing changed, where the challenge is no longer unused or the certificate's issuer no longer
     issues by that key. Event and transaction get to know the certificate. Raises ``IntegrityError``.
     """
-    if connection.vendor == "postgresql":
+    if prepared.on_postgresql():
         with _alone():
             return _keep_at_once(challenge, certificate, event, row)
     with transaction.atomic():
@@ -119,9 +115,7 @@ def _keep_at_once(
         *events.values(event),
         *transactions.values(row),
     ]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        kept = cursor.fetchone()
+    kept = prepared.row(sql, parameters)
     if kept is None:
         return False
     certificate.pk = kept[0]
@@ -132,27 +126,32 @@ def _keep_at_once(
 def _keep_in_turn(
     challenge: Challenge, certificate: Certificate, event: AuditEvent, row: Transaction
 ) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, _claim_parameters(challenge, certificate, row))
-        if cursor.rowcount != 1:
-            return False
-        table = _table(Certificate)
-        cursor.execute(f"{_insert(table)} VALUES ({table.marks}) RETURNING id", table.values(certificate))
-        certificate.pk = cursor.fetchone()[0]
-        _point(certificate, event, row)
-        for table_of, instance in ((_table(AuditEvent), event), (_table(Transaction), row)):
-            cursor.execute(f"{_insert(table_of)} VALUES ({table_of.marks})", table_of.values(instance))
+    if not prepared.changes(_CLAIM, _claim_parameters(challenge, certificate, row)):
+        return False
+    kept = prepared.row(
+        f"{_write(_table(Certificate))} RETURNING id", _table(Certificate).values(certificate)
+    )
+    if kept is None:
+        raise AssertionError("an INSERT gave no row back")
+    certificate.pk = kept[0]
+    _point(certificate, event, row)
+    for instance in (event, row):
+        prepared.changes(_write(_table(type(instance))), _table(type(instance)).values(instance))
     return True
 
 
 def _claim_parameters(challenge: Challenge, certificate: Certificate, row: Transaction) -> list[Any]:
-    now = connection.ops.adapt_datetimefield_value(row.created_at)
+    now = prepared.instant(row.created_at)
     return [now, challenge.pk, now, certificate.issuer_key_id]
 
 
 def _point(certificate: Certificate, event: AuditEvent, row: Transaction) -> None:
     event.target_id = str(certificate.pk)
     row.certificate = certificate
+
+
+def _write(table: _Table[Any]) -> str:
+    return f"{_insert(table)} VALUES ({table.marks})"
 
 
 def _insert(table: _Table[Any]) -> str:
@@ -184,7 +183,7 @@ _Tables = tuple["_Table[ScepService]", "_Table[Issuer]", "_Table[IssuerKey]", "_
 
 @cache
 def _standing_sql() -> tuple[_Tables, str]:
-    services = _table(ScepService).without("webhook_secret_sealed")
+    services = _table(ScepService)
     issuers = _table(Issuer).without("subject_der")
     keys = _table(IssuerKey).without("private_key_sealed", "public_key", "signing_request")
     certificates = _table(IssuerCertificate).without("der", "chain")
@@ -204,7 +203,9 @@ ANSWERING = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT, IssuerKeyState.PREVIOU
 """Key generations whose certificates clients may encrypt to."""
 
 
-def _standing_rows(tables: _Tables, rows: Sequence[Row]) -> list[StandingRow]:
+def read_standing(rows: Sequence[Row]) -> list[StandingRow]:
+    """What :func:`find_standing` found."""
+    tables, _sql = _standing_sql()
     services, issuers, keys, certificates = tables
     at_issuer = services.width
     at_key = at_issuer + issuers.width

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from django.db.models import F, Q
 
 from audit.recording import Actor
-from pki.core.certificates import CertificateFacts
 from pki.core.csr import SigningRequest, asked_names
 from pki.core.names import Name
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey
@@ -38,6 +38,13 @@ _EXTENSIONS = {
 }
 
 
+class Signer(NamedTuple):
+    """What the certificate that signed a request says of its holder, unverified."""
+
+    subject: str
+    public_key_sha256: str
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request, and what is known of who asked. ``signer`` is None where its certificate is unreadable.
@@ -48,7 +55,7 @@ class Asked:
 
     service: ScepService
     request: SignedRequest = field(repr=False)
-    signer: CertificateFacts | None
+    signer: Signer | None
     remote_addr: str
     user_agent: str
     now: datetime

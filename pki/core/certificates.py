@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -281,6 +281,43 @@ def describe(der: bytes) -> CertificateFacts:
         raise Malformed("the certificate cannot be read") from None
 
 
+class RecordedFacts(NamedTuple):
+    """What the record of a certificate of ours says of it, as :class:`CertificateFacts` has it."""
+
+    subject: str
+    serial_number: str
+    not_before: datetime
+    not_after: datetime
+    sha256: str
+    public_key_sha256: str
+    subject_alternative_name: str
+
+
+def recorded_facts(der: bytes, fields: CertificateFields) -> RecordedFacts:
+    """The same as :func:`describe`, of a certificate that was built from ``fields`` just now: far quicker."""
+    identifiers = read_identifiers(der)
+    names = encode_alternative_names(fields.san) if fields.san else ()
+    return RecordedFacts(
+        subject=describe_name(asn1.read(identifiers.subject)),
+        serial_number=format_serial_number(fields.serial_number),
+        not_before=_in_seconds(fields.not_before),
+        not_after=_in_seconds(fields.not_after),
+        sha256=hashlib.sha256(der).hexdigest(),
+        public_key_sha256=hashlib.sha256(identifiers.public_key).hexdigest(),
+        subject_alternative_name=", ".join(f"{kind}:{value}" for kind, value in _pairs_of(names)),
+    )
+
+
+def _in_seconds(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(microsecond=0)
+
+
+def describe_holder(der: bytes) -> tuple[str, str]:
+    """Subject and fingerprint of the key, as :func:`describe` gives them. Raises :class:`Malformed`."""
+    identifiers = read_identifiers(der)
+    return describe_name(asn1.read(identifiers.subject)), hashlib.sha256(identifiers.public_key).hexdigest()
+
+
 def format_serial_number(serial_number: int) -> str:
     """Upper-case hexadecimal of whole bytes, as openssl prints it."""
     text = f"{abs(serial_number):X}"
@@ -312,7 +349,11 @@ def alternative_names_of(der: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def _alternative_names(certificate: x509.Certificate) -> Iterable[tuple[str, str]]:
-    for name in _extension(certificate, x509.SubjectAlternativeName) or ():
+    return _pairs_of(_extension(certificate, x509.SubjectAlternativeName) or ())
+
+
+def _pairs_of(names: Iterable[x509.GeneralName]) -> Iterable[tuple[str, str]]:
+    for name in names:
         kind = SAN_KINDS.get(type(name))
         yield (kind, str(name.value)) if kind else ("other", type(name).__name__)
 

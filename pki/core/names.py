@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -116,8 +117,13 @@ def _encode_alternative_name(kind: str, value: str) -> x509.GeneralName:
 
 def describe_name(node: asn1.Node) -> str:
     """A Name as RFC 4514 text, last part first; what is no text stands as hexadecimal."""
+    return _described(node.encoded)
+
+
+@lru_cache(maxsize=128)
+def _described(encoded: bytes) -> str:
     parts: list[str] = []
-    for rdn in asn1.children(node):
+    for rdn in asn1.children(asn1.read(encoded)):
         if rdn.tag != asn1.SET:
             raise Malformed("name: unexpected type")
         parts.append("+".join(_describe_attribute(attribute) for attribute in asn1.children(rdn)))

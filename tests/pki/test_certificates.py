@@ -21,14 +21,17 @@ from hypothesis import strategies as st
 from pki.core import asn1, cms
 from pki.core.certificates import (
     CertificateFields,
+    RecordedFacts,
     alternative_names_of,
     build_certificate,
     build_root,
     describe,
+    describe_holder,
     encode_pem,
     format_serial_number,
     load_certificates,
     read_identifiers,
+    recorded_facts,
     subject_of,
 )
 from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
@@ -439,6 +442,9 @@ def test_what_is_built_is_what_the_builder_of_cryptography_builds(
     wanted = fields(ec_party, **changes)
     der = build_certificate(wanted, issuer_certificate=root.certificate, private_key=root.key)
     assert der == _built_otherwise(wanted, root)
+    facts, described = recorded_facts(der, wanted), describe(der)
+    assert facts == RecordedFacts(*(getattr(described, name) for name in RecordedFacts._fields))
+    assert describe_holder(der) == (facts.subject, facts.public_key_sha256)
 
 
 def _built_otherwise(wanted: CertificateFields, root: Party) -> bytes:
