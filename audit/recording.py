@@ -13,6 +13,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from audit.models import AuditEvent, Outcome, Refusal
+from database import rows
 
 MAX_REFUSAL_ROWS_A_MINUTE = 200
 
@@ -48,11 +49,9 @@ def record(
 
     Call it inside the transaction of the act, so that both are kept or neither.
     """
-    event = event_of(
-        action, actor=actor, target=target, outcome=outcome, reason=reason, details=details, at=at
+    return rows.insert(
+        event_of(action, actor=actor, target=target, outcome=outcome, reason=reason, details=details, at=at)
     )
-    event.save(force_insert=True)
-    return event
 
 
 def event_of(

@@ -26,6 +26,7 @@ from commands.enqueueing import (
     encode_command,
     enqueue,
     enqueue_for_devices,
+    enqueue_for_new,
     enrollments_of,
     warnings_about,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "encode_command",
     "enqueue",
     "enqueue_for_devices",
+    "enqueue_for_new",
     "enrollments_of",
     "expire",
     "hand_out",

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from database import prepared, rows
 from devices.models import Channel, Enrollment, Identity, IdentityState
 from pki.models import Certificate, CertificateStatus
 
 MAX_RENEWALS = 50
 
+_USED = f"""
+    UPDATE {Certificate._meta.db_table} SET first_used_at = %s WHERE id = %s AND first_used_at IS NULL
+"""  # noqa: S608 - here and below only names of our own tables are put together
+_BOUND = f"SELECT 1 FROM {Enrollment._meta.db_table} WHERE binding = %s AND channel = 'DEVICE'"  # noqa: S608
+_PINNED = f"SELECT 1 FROM {Identity._meta.db_table} WHERE certificate_id = %s"  # noqa: S608
+
 
 def pin(enrollment: Enrollment, certificate: Certificate, now: datetime) -> Identity:
     """Make the certificate speak for the enrollment. Raises ``IntegrityError`` if it is pinned already."""
-    Certificate.objects.filter(pk=certificate.pk, first_used_at=None).update(first_used_at=now)
-    return Identity.objects.create(
-        enrollment=enrollment, certificate=certificate, sha256=certificate.sha256, pinned_at=now
+    prepared.changes(_USED, [prepared.instant(now), certificate.pk])
+    return rows.insert(
+        Identity(enrollment=enrollment, certificate=certificate, sha256=certificate.sha256, pinned_at=now)
     )
+
+
+def pinned(certificate: Certificate) -> Identity | None:
+    """The identity that the certificate is, with its enrollment and device."""
+    if prepared.row(_PINNED, [certificate.pk]) is None:
+        return None
+    return Identity.objects.select_related("enrollment__device").filter(certificate=certificate).first()
 
 
 def supersede_others(enrollment: Enrollment, certificate: Certificate, now: datetime) -> int:
@@ -43,7 +57,7 @@ def heir_of(certificate: Certificate) -> Enrollment | None:
         if identity is not None:
             return identity.enrollment
         ancestor, hops = ancestor.renewed_from, hops + 1
-    if certificate.binding is None:
+    if certificate.binding is None or prepared.row(_BOUND, [prepared.key(certificate.binding)]) is None:
         return None
     return (
         Enrollment.objects.select_related("device")

@@ -14,7 +14,7 @@ from enum import StrEnum
 from django.db import IntegrityError, transaction
 
 from audit.recording import Actor, record
-from database import prepared
+from database import prepared, rows
 from devices import escrow, identity
 from devices.core.identity import ChannelIdentity
 from devices.core.platforms import platform_of
@@ -36,6 +36,14 @@ OPEN_STATES = (*LIVE_STATES, EnrollmentState.QUARANTINED)
 _TABLE = Enrollment._meta.db_table
 _STANDING = f"SELECT state, epoch FROM {_TABLE} WHERE id = %s"  # noqa: S608 - here and below names of our own
 _STANDING_LOCKED = _STANDING + " FOR NO KEY UPDATE"
+_LOCK_OPEN = f"""
+    SELECT e.id FROM {_TABLE} e JOIN {Device._meta.db_table} d ON d.id = e.device_id
+     WHERE d.udid = %s AND e.channel = 'DEVICE' AND e.state IN ('AUTHENTICATED', 'ENROLLED', 'QUARANTINED')
+     ORDER BY e.id FOR NO KEY UPDATE OF e
+"""  # noqa: S608
+_RECEIPTS = f"""
+    SELECT epoch FROM {CheckinReceipt._meta.db_table} WHERE enrollment_id = %s AND digest = %s
+"""  # noqa: S608
 _SEEN = f"UPDATE {_TABLE} SET last_seen_at = %s WHERE id = %s"  # noqa: S608
 # A time of contact may be lost with the power: nobody waits for the disk because of it.
 _SEEN_ALONE = f"""
@@ -141,7 +149,7 @@ def authenticate(
     ``body_digest`` is the SHA-256 of the message as received. Raises :class:`Refused`.
     """
     _lock_open_enrollments(message.udid)
-    pinned = Identity.objects.select_related("enrollment__device").filter(certificate=certificate).first()
+    pinned = identity.pinned(certificate)
     owner = pinned.enrollment if pinned else identity.heir_of(certificate)
     try:
         if owner is None:
@@ -156,12 +164,8 @@ def authenticate(
 
 
 def _lock_open_enrollments(udid: str) -> None:
-    list(
-        Enrollment.objects.select_for_update(of=("self",), no_key=True)
-        .filter(device__udid=udid, channel=Channel.DEVICE, state__in=OPEN_STATES)
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )
+    if prepared.on_postgresql():  # on SQLite the whole database is locked
+        prepared.rows(_LOCK_OPEN, [udid])
 
 
 def _verify_same_device(device: Device, message: Authenticate) -> None:
@@ -260,11 +264,10 @@ def _start_over(enrollment: Enrollment) -> Enrollment:
 
 def _device(message: Authenticate) -> tuple[Device, bool]:
     """The device row, locked; and whether it is a new one, for a UDID never seen."""
-    device, is_new = Device.objects.get_or_create(
-        udid=message.udid, defaults={"user_enrollment": message.user_enrollment, **_facts(message)}
-    )
+    device = Device(udid=message.udid, user_enrollment=message.user_enrollment, **_facts(message))
+    is_new = rows.insert_unless_there(device, unique="udid")
     if not is_new:
-        device = Device.objects.select_for_update(no_key=True).get(pk=device.pk)
+        device = Device.objects.select_for_update(no_key=True).get(udid=message.udid)
     _verify_same_device(device, message)
     return device, is_new
 
@@ -272,14 +275,16 @@ def _device(message: Authenticate) -> tuple[Device, bool]:
 def _create(
     device: Device, certificate: Certificate, message: Authenticate, state: EnrollmentState, now: datetime
 ) -> Enrollment:
-    enrollment = Enrollment.objects.create(
-        device=device,
-        channel=Channel.DEVICE,
-        state=state,
-        binding=certificate.binding,
-        topic=message.topic,
-        authenticated_at=now,
-        last_seen_at=now,
+    enrollment = rows.insert(
+        Enrollment(
+            device=device,
+            channel=Channel.DEVICE,
+            state=state,
+            binding=certificate.binding,
+            topic=message.topic,
+            authenticated_at=now,
+            last_seen_at=now,
+        )
     )
     identity.pin(enrollment, certificate, now)
     return enrollment
@@ -349,7 +354,7 @@ def token_update(
 
     An absent ``unlock_token`` or ``awaiting_configuration`` keeps what is stored. Raises :class:`Refused`.
     """
-    enrollment = lock(enrollment)
+    enrollment = lock_standing(enrollment)
     if has_receipt(enrollment, body_digest):
         return TokenUpdated(enrollment, repeated=True)
     if enrollment.state not in OPEN_STATES:
@@ -357,7 +362,7 @@ def token_update(
     first = _take_tokens(enrollment, topic, push_token, push_magic, now)
     if awaiting_configuration is not None:
         enrollment.awaiting_configuration = awaiting_configuration
-        enrollment.save(update_fields=["awaiting_configuration"])
+        rows.update(enrollment, "awaiting_configuration")
     if unlock_token:
         escrow.deposit(enrollment, SecretKind.UNLOCK_TOKEN, unlock_token, now)
     _leave_receipt(enrollment, body_digest, now)
@@ -436,7 +441,7 @@ def _take_tokens(
         enrollment.state = EnrollmentState.ENROLLED
         enrollment.enrolled_at = now
         changed += ["state", "enrolled_at"]
-    enrollment.save(update_fields=changed)
+    rows.update(enrollment, *changed)
     return first
 
 
@@ -559,8 +564,8 @@ def refuse(enrollment: Enrollment, actor: Actor, now: datetime, *, reason: str =
 
 def has_receipt(enrollment: Enrollment, digest: bytes, *, any_epoch: bool = False) -> bool:
     """Whether these bytes were accepted before, in the present epoch or ever."""
-    receipts = CheckinReceipt.objects.filter(enrollment=enrollment, digest=digest)
-    return receipts.exists() if any_epoch else receipts.filter(epoch=enrollment.epoch).exists()
+    epochs = [row[0] for row in prepared.rows(_RECEIPTS, [enrollment.pk, digest])]
+    return bool(epochs) if any_epoch else enrollment.epoch in epochs
 
 
 def accept_once(enrollment: Enrollment, digest: bytes, now: datetime) -> bool:
@@ -573,9 +578,7 @@ def accept_once(enrollment: Enrollment, digest: bytes, now: datetime) -> bool:
 
 def _leave_receipt(enrollment: Enrollment, digest: bytes, now: datetime) -> None:
     """The caller has looked, under the lock of the enrollment, that there is none."""
-    CheckinReceipt.objects.create(
-        enrollment=enrollment, digest=digest, epoch=enrollment.epoch, received_at=now
-    )
+    rows.insert(CheckinReceipt(enrollment=enrollment, digest=digest, epoch=enrollment.epoch, received_at=now))
 
 
 def _record(

@@ -23,6 +23,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from audit.recording import SERVER
+from database import prepared
 from devices import groups
 from devices.models import DeviceGroup, Enrollment
 from enrollment.core.access import normal_code, normal_identifier
@@ -43,6 +44,12 @@ MAX_TICKET = 4000
 _PURPOSE = "enrollment.code"
 _OVER = (SessionState.FAILED, SessionState.EXPIRED)
 _HERE = (SessionState.AUTHENTICATED, SessionState.COMPLETED)
+_BLOCKED = f"SELECT 1 FROM {BlockedDevice._meta.db_table} WHERE normal IN (%s, %s)"  # noqa: S608 - our own names
+_JOINS_GROUPS = f"""
+    SELECT 1 FROM {EnrollmentSession._meta.db_table} s
+      JOIN {EnrollmentProfile.groups.through._meta.db_table} g ON g.enrollmentprofile_id = s.profile_id
+     WHERE s.uuid = %s
+"""  # noqa: S608
 
 
 class AccessRefused(Exception):
@@ -273,8 +280,8 @@ def verify_device(profile: EnrollmentProfile | None, *, udid: str, serial_number
     ``profile`` is None for a device that comes by none of ours. Raises :class:`DeviceRefused`.
     """
     names = [normal for normal in (normal_identifier(udid), normal_identifier(serial_number)) if normal]
-    blocked = BlockedDevice.objects.filter(normal__in=names).first()
-    if blocked is not None:
+    if prepared.row(_BLOCKED, (names * 2)[:2] or ["", ""]) is not None:
+        blocked = BlockedDevice.objects.filter(normal__in=names)[0]
         raise DeviceRefused("device is blocked", blocked.reason or blocked.identifier)
     if profile is None or not profile.only_listed:
         return
@@ -294,6 +301,8 @@ def join_groups(enrollment: Enrollment) -> None:
     In the transaction of the enrolment.
     """
     if enrollment.binding is None:
+        return
+    if prepared.row(_JOINS_GROUPS, [prepared.key(enrollment.binding)]) is None:
         return
     for group in DeviceGroup.objects.filter(enrollment_profiles__sessions__uuid=enrollment.binding):
         groups.add_devices(group, [enrollment.device_id], actor=SERVER)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from audit import recording
 from audit.recording import Actor
+from database import prepared
 from enrollment import access
 from enrollment.core.session import Event, Flow, SessionRefused, State, states_before, verify_device
-from enrollment.models import EnrollmentSession, SessionState
+from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from pki.models import Certificate, Purpose
 from scep import challenges
 from scep.models import Challenge, Transaction, TransactionStatus
@@ -22,6 +23,34 @@ __all__ = ["Expectation", "SessionRefused", "authenticated", "completed", "expec
 
 # A device asks for its certificate at the end of the session's time: it still has to check in.
 TIME_TO_CHECK_IN = timedelta(hours=1)
+
+
+def _in_states_before(event: Event, after: State, *, but: State | None = None) -> str:
+    """The condition under which the event may happen to a session."""
+    ways = []
+    for flow in Flow:
+        states = ", ".join(f"'{state}'" for state in states_before(flow, event, after) if state is not but)
+        ways.append(f"(flow = '{flow}' AND state IN ({states}))")
+    return " OR ".join(ways)
+
+
+# For every enrolment: put together once.
+_TABLE = EnrollmentSession._meta.db_table
+_FIND = f"""
+    SELECT s.id, s.flow, s.state, s.reason, s.expected_udid, s.expected_serial_number,
+           s.pre_approved, s.udid, s.serial_number, p.id, p.only_listed
+      FROM {_TABLE} s JOIN {EnrollmentProfile._meta.db_table} p ON p.id = s.profile_id
+     WHERE s.uuid = %s
+"""  # noqa: S608 - here and below only names and states of our own are put together
+_AUTHENTICATED = f"""
+    UPDATE {_TABLE} SET state = 'AUTHENTICATED', udid = %s, serial_number = %s, answer_sealed = NULL,
+           updated_at = %s
+     WHERE uuid = %s AND ({_in_states_before(Event.AUTHENTICATED, State.AUTHENTICATED)})
+"""  # noqa: S608
+_COMPLETED = f"""
+    UPDATE {_TABLE} SET state = 'COMPLETED', updated_at = %s
+     WHERE uuid = %s AND ({_in_states_before(Event.TOKEN_UPDATED, State.COMPLETED, but=State.COMPLETED)})
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -42,9 +71,7 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
     Raises :class:`SessionRefused`, or :class:`DeviceRefused` for one that is blocked or not listed. A session
     whose row is gone (its profile was deleted) grants nothing.
     """
-    session = (
-        EnrollmentSession.objects.filter(uuid=binding).select_related("profile").first() if binding else None
-    )
+    session = _session(binding) if binding else None
     access.verify_device(session.profile if session else None, udid=udid, serial_number=serial_number)
     if session is None:
         return Expectation(None, may_replace=False)
@@ -63,15 +90,31 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
     return Expectation(session, may_replace=session.pre_approved and names_a_device)
 
 
+def _session(binding: UUID) -> EnrollmentSession | None:
+    """The session, with what is asked of it here and of its profile."""
+    row = prepared.row(_FIND, [prepared.key(binding)])
+    if row is None:
+        return None
+    # from_db takes the values in the order of the model's fields.
+    session = EnrollmentSession.from_db(
+        DEFAULT_DB_ALIAS,
+        [
+            *("id", "flow", "state", "reason", "expected_udid", "expected_serial_number"),
+            *("pre_approved", "udid", "serial_number"),
+        ],
+        [*row[:6], bool(row[6]), *row[7:9]],
+    )
+    session.profile = EnrollmentProfile.from_db(
+        DEFAULT_DB_ALIAS, ["id", "only_listed"], [row[9], bool(row[10])]
+    )
+    return session
+
+
 def authenticated(binding: UUID | None, udid: str, serial_number: str, now: datetime) -> None:
     """The device said Authenticate and was accepted or quarantined. Call it in that transaction."""
-    _allowed(binding, Event.AUTHENTICATED, State.AUTHENTICATED).update(
-        state=SessionState.AUTHENTICATED,
-        udid=udid[:64],
-        serial_number=serial_number[:64],
-        answer_sealed=None,
-        updated_at=now,
-    )
+    if binding is not None:
+        said = [udid[:64], serial_number[:64], prepared.instant(now), prepared.key(binding)]
+        prepared.changes(_AUTHENTICATED, said)
 
 
 def completed(binding: UUID | None, now: datetime) -> bool:
@@ -79,12 +122,9 @@ def completed(binding: UUID | None, now: datetime) -> bool:
 
     True where the session is complete only now.
     """
-    newly = (
-        _allowed(binding, Event.TOKEN_UPDATED, State.COMPLETED)
-        .exclude(state=SessionState.COMPLETED)
-        .update(state=SessionState.COMPLETED, updated_at=now)
-    )
-    return bool(newly)
+    if binding is None:
+        return False
+    return bool(prepared.changes(_COMPLETED, [prepared.instant(now), prepared.key(binding)]))
 
 
 def person_of(binding: UUID | None) -> str:

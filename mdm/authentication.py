@@ -20,7 +20,7 @@ from devices.models import Enrollment, Identity, IdentityState
 from mdm.answers import Rejected
 from mdm.core.headers import HeaderError, decode_client_certificate, decode_signature
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
-from mdm.statements import find_identity
+from mdm.statements import find_certificate, find_identity
 from pki import trust
 from pki.core.cms import CmsError, verify_signed_data
 from pki.models import Certificate, Purpose
@@ -102,10 +102,13 @@ def unpinned(der: bytes, now: datetime) -> Presented:
     The latter gets a record now; call it in the transaction of the message, so that a refusal takes that
     back. Raises :class:`Rejected`.
     """
+    fingerprint = hashlib.sha256(der).hexdigest()
     try:
+        known = find_certificate(fingerprint)
+        if known is not None:
+            return Presented(trust.verify_record(known, purpose=Purpose.MDM_IDENTITY, now=now), None)
         return Presented(trust.identify(der, purpose=Purpose.MDM_IDENTITY, now=now), None)
     except trust.Untrusted as error:
-        fingerprint = hashlib.sha256(der).hexdigest()
         raise Rejected(f"certificate {error.reason}", detail=f"SHA-256 {fingerprint}") from error
 
 

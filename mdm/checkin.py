@@ -20,7 +20,8 @@ from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import adopt_renewed, device_enrollment, owner_of, verify_open
 from mdm.core import checkin as messages
-from push import certificates, outbox
+from push import outbox
+from push import statements as push_statements
 from renewal import progress
 
 UNMANAGED_USER = 410
@@ -167,7 +168,7 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
     """
     if completion.completed(enrollment.binding, now):
         access.join_groups(enrollment)
-    if certificates.active(enrollment.topic) is None:
+    if not push_statements.can_wake(enrollment.topic):
         record(
             "enrollment.cannot_be_woken",
             actor=SERVER,
@@ -176,7 +177,7 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
             reason="no active push certificate has the topic that the device subscribed to",
             details={"topic": enrollment.topic},
         )
-    questions.ask_inventory([enrollment.pk], now, unless_queued=False)
+    questions.ask_at_first(enrollment, now)
 
 
 def _check_out(presented: Presented, message: messages.CheckOut, now: datetime) -> Reply:

@@ -12,6 +12,7 @@ from commands import queue
 from commands.models import OUTSTANDING, CommandDelivery, CommandSource
 from devices.models import Channel, Enrollment, EnrollmentState
 
+QUESTIONS = ("DeviceInformation", "SecurityInfo")
 EVERY = timedelta(hours=24)
 AT_ONCE = 2000
 """Devices asked in one run: a fleet is asked over the day, not at midnight."""
@@ -30,7 +31,7 @@ def ask_inventory(
     if not ids:
         return 0
     asked = 0
-    for request_type in ("DeviceInformation", "SecurityInfo"):
+    for request_type in QUESTIONS:
         enqueued = queue.enqueue(
             request_type,
             None,
@@ -43,6 +44,13 @@ def ask_inventory(
         )
         asked = max(asked, enqueued.queued)
     return asked
+
+
+def ask_at_first(enrollment: Enrollment, now: datetime) -> None:
+    """Queue both questions for a device that has enrolled in this very transaction: nothing waits for it."""
+    queue.enqueue_for_new(
+        enrollment, QUESTIONS, source=CommandSource.SERVER, actor=SERVER, now=now, expires_at=now + STALE
+    )
 
 
 def devices_to_ask(now: datetime) -> list[int]:

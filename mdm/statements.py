@@ -26,7 +26,7 @@ _DELIVERY, _COMMAND = CommandDelivery._meta.db_table, Command._meta.db_table
 
 _FIND = f"""
     SELECT i.id, i.state,
-           e.id, e.channel, e.user_id, e.state, e.epoch, e.last_seen_at,
+           e.id, e.channel, e.user_id, e.state, e.epoch, e.binding, e.last_seen_at,
            x.id, x.udid, x.user_enrollment, x.name, x.serial_number,
            f.id, f.serial_number, f.purpose, f.status, f."foreign", f.not_before, f.not_after, f.binding,
            k.id, k.state,
@@ -43,6 +43,16 @@ _FIND = f"""
       LEFT JOIN {_COMMAND} c ON c.id = d.command_id
      WHERE i.sha256 = %s
 """  # noqa: S608 - only names of our own tables are put together
+_FIND_CERTIFICATE = f"""
+    SELECT f.id, f.serial_number, f.purpose, f.status, f."foreign", f.not_before, f.not_after, f.binding,
+           k.id, k.state,
+           s.id, s.state, s.trusted_for,
+           f.renewed_from_id
+      FROM {_CERTIFICATE} f
+      JOIN {_KEY} k ON k.id = f.issuer_key_id
+      JOIN {_ISSUER} s ON s.id = k.issuer_id
+     WHERE f.sha256 = %s
+"""  # noqa: S608
 _CERTIFICATE_COLUMNS = (
     "id",
     "serial_number",
@@ -73,23 +83,41 @@ def find_identity(sha256: str, now: datetime) -> Found | None:
     row = prepared.row(_FIND, [moment, moment, sha256])
     if row is None:
         return None
-    device = _load(Device, ("id", "udid", "user_enrollment", "name", "serial_number"), row[8:13])
-    device.user_enrollment = bool(device.user_enrollment)
-    enrollment = _load(
-        Enrollment,
-        ("id", "channel", "user_id", "state", "epoch", "last_seen_at", "device_id", "parent_id"),
-        (*row[2:7], prepared.read_instant(row[7]) if row[7] is not None else None, row[8], None),
-        device=device,
-        parent=None,
-    )
+    certificate = _certificate(row[14:22], row[22:24], row[24:27])
+    certificate.sha256 = sha256
     identity = _load(
         Identity,
         ("id", "state", "sha256", "enrollment_id", "certificate_id"),
-        (row[0], row[1], sha256, row[2], row[13]),
-        enrollment=enrollment,
-        certificate=_certificate(row[13:21], row[21:23], row[23:26]),
+        (row[0], row[1], sha256, row[2], row[14]),
+        enrollment=_enrollment(row[2:9], row[9:14]),
+        certificate=certificate,
     )
-    return Found(identity, row[26] or "", candidate(row[27:], now) if row[27] is not None else None)
+    return Found(identity, row[27] or "", candidate(row[28:], now) if row[28] is not None else None)
+
+
+def find_certificate(sha256: str) -> Certificate | None:
+    """The certificate on record with this fingerprint, pinned or not, with its key and issuer."""
+    row = prepared.row(_FIND_CERTIFICATE, [sha256])
+    if row is None:
+        return None
+    certificate = _certificate(row[0:8], row[8:10], row[10:13])
+    certificate.sha256, certificate.renewed_from_id = sha256, row[13]
+    return certificate
+
+
+def _enrollment(row: Any, device_row: Any) -> Enrollment:
+    device = _load(Device, ("id", "udid", "user_enrollment", "name", "serial_number"), device_row)
+    device.user_enrollment = bool(device.user_enrollment)
+    enrollment: Enrollment = _load(
+        Enrollment,
+        ("id", "channel", "user_id", "state", "epoch", "device_id", "parent_id"),
+        (*row[:5], device.pk, None),
+        device=device,
+        parent=None,
+    )
+    enrollment.binding = prepared.read_key(row[5]) if row[5] is not None else None
+    enrollment.last_seen_at = prepared.read_instant(row[6]) if row[6] is not None else None
+    return enrollment
 
 
 def _certificate(row: Any, key_row: Any, issuer_row: Any) -> Certificate:

@@ -10,7 +10,7 @@ from typing import Any
 
 from database import prepared
 from push.core import backoff
-from push.models import PushRequest, PushState
+from push.models import PushCertificate, PushRequest, PushState
 
 TABLE = PushRequest._meta.db_table
 
@@ -25,10 +25,17 @@ _NOTHING = f"""
      WHERE enrollment_id = %s AND state <> 'IDLE'
 """  # noqa: S608
 
+_CERTIFICATE = f"SELECT 1 FROM {PushCertificate._meta.db_table} WHERE topic = %s AND state = 'ACTIVE'"  # noqa: S608
+
 
 def pauses(now: datetime, jitter: float) -> list[Any]:
     """When the device is pushed again if it has work left: the three parameters of :data:`WORK_LEFT`."""
     return [prepared.instant(now + delay) for delay in backoff.after_connect(jitter)]
+
+
+def can_wake(topic: str) -> bool:
+    """Whether there is a push certificate in use for the topic, be it held or expired."""
+    return prepared.row(_CERTIFICATE, [topic]) is not None
 
 
 def work_left(enrollment_id: int, now: datetime, jitter: float) -> None:

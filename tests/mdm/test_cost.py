@@ -103,3 +103,22 @@ def test_history_costs_nothing(quiet_a: Device) -> None:
     with captured() as statements:
         assert empty(quiet_a.idle())
     assert len(statements) == 1
+
+
+# Enrolment
+
+
+def test_an_enrolment(a: Device) -> None:
+    """Authenticate, and the TokenUpdate that queues the first two questions; with BEGIN and COMMIT more."""
+    with captured() as authenticate:
+        assert a.check_in(a.authenticate_message()).status == 200
+    with captured() as token_update:
+        assert a.check_in(a.token_update_message()).status == 200
+    assert len(authenticate) <= 15
+    assert len(token_update) <= (13 if ON_POSTGRESQL else 16)
+
+
+def test_a_token_update_of_an_enrolled_device(quiet_a: Device) -> None:
+    with captured() as statements:
+        assert quiet_a.check_in(quiet_a.token_update_message(b"\x03" * 32, "other")).status == 200
+    assert len(statements) <= 6
