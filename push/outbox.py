@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 5000
 """Enrollments in one statement."""
-LEASE = timedelta(seconds=45)
+LEASE = timedelta(seconds=30)
 """Longer than a push may take (:data:`push.client.SEND_DEADLINE`), short enough to wait for a dead worker."""
 WAKEABLE = (EnrollmentState.ENROLLED, EnrollmentState.TURN_AWAY)
 """Whose devices are woken: those that are enrolled, and those that shall hear that they are not any more."""
