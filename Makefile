@@ -1,7 +1,7 @@
 # What a newcomer runs. Everything installs into .venv in this folder; `.venv/bin/python manage.py …` works afterwards.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench test-sqlite test-postgres lock
+.PHONY: help run test check bench test-sqlite test-postgres test-campaign lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -27,6 +27,10 @@ test-sqlite: ## the suite on SQLite
 test-postgres: ## the database and queue tests on a real PostgreSQL and Redis, started for them
 	@tools/prepare requirements-dev.txt
 	@.venv/bin/python tools/run_tests.py postgres
+
+test-campaign: ## 1,000 simulated devices through a re-key campaign, the server killed three times (about 8 minutes)
+	@tools/prepare requirements-dev.txt
+	@BRAMLEY_CAMPAIGN_DEVICES=1000 .venv/bin/python -m pytest -q -s -o faulthandler_timeout=1800 tests/chaos/test_rekey_campaign.py
 
 bench: ## measure enrolments and connects a second; JSON lines
 	@tools/prepare requirements-dev.txt
