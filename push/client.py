@@ -1,8 +1,8 @@
 """The connection to APNs: HTTP/2 with a client certificate.
 
 aioapns 4.0 brings the pool, the TLS set-up and the protocol class. Where its protocol fails (it was measured
-against a stand-in: tests/push/test_client.py has a test for each point) it is replaced here, and h2 below it
-by :mod:`push.core.http2`, which costs a fraction:
+against a stand-in: tests/push/test_client.py has a test for each point) it is replaced here; HTTP/2 itself is
+h2, behind :mod:`push.core.http2`:
 
 * an answer belongs to the stream that it comes on, not to an ``apns-id`` that may be missing;
 * it is complete when the stream ends: bodies may come in pieces, be empty, or be anything but JSON;
@@ -350,7 +350,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
 
     transport: asyncio.Transport | None
     loop: asyncio.AbstractEventLoop
-    conn: http2.Connection  # type: ignore[assignment] # ours in place of h2's
+    conn: http2.Connection  # type: ignore[assignment] # in front of h2's
 
     def __init__(
         self,
@@ -397,7 +397,7 @@ class ApnsProtocol(APNsTLSClientProtocol):
         ``None`` where it ended in this moment: the connection is used up.
         """
         pseudo, common = common_headers(self._authority, notification.topic, notification.expires_at)
-        path, apns_id = encode_path(notification).encode(), str(notification.apns_id).encode()
+        path, apns_id = encode_path(notification), str(notification.apns_id)
         try:
             stream_id = self.conn.request(pseudo, path, common, apns_id, encode_payload(notification))
         except http2.UsedUp:
@@ -449,14 +449,14 @@ class ApnsProtocol(APNsTLSClientProtocol):
         self._plan_watch(WATCH_INTERVAL)
 
     def data_received(self, data: bytes) -> None:
-        frames = self.conn.frames_received
+        before = self.conn.events_received
         try:
             events = self.conn.receive_data(data)
         except http2.BadPeer as error:
             self.flush()  # the GOAWAY
             self._break(f"not HTTP/2 as it should be: {error}")
             return
-        if self.conn.frames_received > frames:  # bytes that make no frame are not a sign of life
+        if self.conn.events_received > before:  # bytes that make no frame are not a sign of life
             self._heard_at, self._pinged_at = self.loop.time(), None
         for event in events:
             self._on_event(event)

@@ -132,7 +132,7 @@ def test_three_thousand_answers_leave_nothing_behind(apns: ApnsStandIn) -> None:
         assert connection.requests == {}
         assert connection.request_streams == {}
         assert connection.conn.open_outbound_streams == 0
-        assert len(connection.conn.streams) == 0
+        assert len(connection.conn._h2.streams) == 0
         return results
 
     results = run(make_client(apns), work)
