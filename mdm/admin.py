@@ -22,7 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.functional import Promise
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -308,6 +308,7 @@ class DeviceAdmin(_DeviceAdmin):
         if device is not None and self.has_view_permission(request, device):
             context = {
                 "page": device_page(device, timezone.now()),
+                "show_save_and_continue": False,
                 "may_command": self.has_command_permission(request),
                 "may_reveal": _may_reveal(request),
                 "send_url": address_for(request, [device.pk]),
@@ -504,7 +505,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
     """Each life of a device under management. Those that are held are admitted or refused here."""
 
     list_display = [
-        *("device", "channel", "user_id", "person", "state", "state_reason"),
+        *("device", "channel", "user_id", "person", "state", "remark"),
         *("last_seen_at", "enrolled_at", "ended_at"),
     ]
     list_filter = ["state", "channel", "device__platform"]
@@ -560,6 +561,16 @@ class EnrollmentAdmin(ReadOnlyAdmin):
             return found, duplicates
         return people.found_by_person(queryset, search_term.strip(), binding="binding", or_else=found), False
 
+    @admin.display(description=_("reason"))
+    def remark(self, enrollment: Enrollment) -> str:
+        """Why it is as it is; of one that is held, what it says to be."""
+        said = enrollment.said if enrollment.state == EnrollmentState.QUARANTINED else None
+        if said is None:
+            return enrollment.state_reason or "-"
+        return ", ".join(
+            said[name] for name in ("serial_number", "product_name", "os_version") if said.get(name)
+        )
+
     @admin.display(description=_("person"))
     def person(self, enrollment: Enrollment) -> str:
         return getattr(enrollment, "who", None) or "-"
@@ -599,13 +610,16 @@ class EnrollmentAdmin(ReadOnlyAdmin):
     def certificates(self, enrollment: Enrollment) -> SafeString | str:
         owner = enrollment.parent or enrollment
         pins = Identity.objects.select_related("certificate").filter(enrollment=owner).order_by("-pk")
-        rows = SafeString("").join(
-            format_html(
-                "<div>{} {}</div>",
-                _link("admin:pki_certificate_change", pin.certificate_id, str(pin.certificate)),
-                gettext("in use") if pin.state == IdentityState.ACTIVE else pin.get_state_display(),
-            )
-            for pin in pins
+        rows = format_html_join(
+            "",
+            "<div>{} {}</div>",
+            (
+                (
+                    _link("admin:pki_certificate_change", pin.certificate_id, str(pin.certificate)),
+                    gettext("in use") if pin.state == IdentityState.ACTIVE else pin.get_state_display(),
+                )
+                for pin in pins
+            ),
         )
         return rows or "-"
 

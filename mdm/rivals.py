@@ -79,17 +79,29 @@ def _claimant(enrollment: Enrollment, said: dict[str, str]) -> Claimant:
     return Claimant(enrollment, said, active_certificate(enrollment), session)
 
 
+Read = Callable[[Claimant], str | datetime | None]
+
+
 def _rows(live: Claimant | None, asking: Claimant) -> list[Row]:
-    def row(name: str, read: Callable[[Claimant], str | datetime | None], *, tells: bool = True) -> Row:
-        one, other = read(live) if live else None, read(asking)
-        return Row(name, one, other, bool(tells and one and other and one != other))
+    def row(name: str, read: Read, *, by: Read | None = None, tells: bool = True) -> Row:
+        one, other = (by or read)(live) if live else None, (by or read)(asking)
+        differs = bool(tells and one and other and one != other)
+        return Row(name, read(live) if live else None, read(asking), differs)
 
     rows = [
         row(_("Serial number"), lambda side: side.said.get("serial_number")),
         row("UDID", lambda side: side.enrollment.device.udid),
         row(_("Name"), lambda side: side.said.get("name")),
-        row(_("Model"), lambda side: _with(side.said.get("model_name"), side.said.get("product_name"))),
-        row(_("System"), lambda side: _with(side.said.get("os_version"), side.said.get("build_version"))),
+        row(
+            _("Model"),
+            lambda side: _with(side.said.get("model_name"), side.said.get("product_name")),
+            by=lambda side: side.said.get("product_name"),
+        ),
+        row(
+            _("System"),
+            lambda side: _with(side.said.get("os_version"), side.said.get("build_version")),
+            by=lambda side: side.said.get("os_version"),
+        ),
         row("IMEI", lambda side: side.said.get("imei")),
         row("MEID", lambda side: side.said.get("meid")),
         row(_("Enrolled"), lambda side: side.enrollment.authenticated_at, tells=False),

@@ -38,16 +38,23 @@ def remarks(enrollment: Enrollment | None, now: datetime) -> list[Remark]:
     """
     if enrollment is None:
         return [Remark(_("This device never enrolled."), "wait")]
-    return [*_about_rivals(enrollment), *_about(enrollment, now)]
+    return [*_about_rivals(enrollment, now), *_about(enrollment, now)]
 
 
-def _about_rivals(enrollment: Enrollment) -> list[Remark]:
+def _about_rivals(enrollment: Enrollment, now: datetime) -> list[Remark]:
     """Others that say to be this device, and wait for a decision."""
-    text = _("A device with another certificate says to be this one. It gets nothing until you decide.")
+    text = _(
+        "A device with another certificate says to be this one since %(time)s. "
+        "It gets nothing until you decide."
+    )
     held = Enrollment.objects.filter(
         device=enrollment.device_id, channel=Channel.DEVICE, state=EnrollmentState.QUARANTINED
     ).exclude(pk=enrollment.pk)
-    return [Remark(text, "wait", rival) for rival in held.order_by("pk")[:3]]
+    return [
+        Remark(text % {"time": timesince(rival.authenticated_at, now)}, "wait", rival)
+        for rival in held.order_by("-pk")[:3]
+        if rival.authenticated_at is not None
+    ]
 
 
 def _about(enrollment: Enrollment, now: datetime) -> list[Remark]:

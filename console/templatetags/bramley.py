@@ -218,7 +218,8 @@ def _name(name: Any, index: int) -> str:
 
 @register.filter
 def contents(field: AdminReadonlyField) -> str | SafeString:
-    """A read-only field of a detail page: states as badges, times with their distance from now."""
+    """A read-only field of a detail page: states as badges, times with their distance from now,
+    yes and no in words."""
     name = field.field["field"]
     instance = field.form.instance
     try:
@@ -227,6 +228,8 @@ def contents(field: AdminReadonlyField) -> str | SafeString:
         concrete = None
     if isinstance(concrete, models.DateTimeField):
         return moment(getattr(instance, concrete.name))
+    if isinstance(concrete, models.BooleanField):  # no red cross for what is simply not so
+        return {True: _("yes"), False: _("no")}.get(getattr(instance, concrete.name), "-")
     if isinstance(concrete, models.Field) and concrete.name in states.STATE_FIELDS and concrete.flatchoices:
         value = getattr(instance, concrete.name)
         full = dict(concrete.flatchoices).get(value, value)

@@ -130,7 +130,7 @@ def test_the_list_finds_them(held: Enrollment, ada: Client) -> None:
     query = {"channel__exact": "DEVICE", "state__exact": "QUARANTINED"}
     page = ada.get(LIST, query).content.decode()
     assert page.count('class="action-checkbox') <= 1
-    assert "this request says: F00000000Z, iPhone17,1, 26.1" in page
+    assert "F00000000Z, iPhone17,1, 26.1</td>" in page
     assert "mallory" in page
     assert "mallory" in ada.get(LIST, {"q": "MALL"}).content.decode()
     assert "mallory" not in ada.get(LIST, {"q": "malice"}).content.decode()
