@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from devices.models import Enrollment, EnrollmentState
-from push import admin_vendors, certificates, topics  # noqa: F401 - registers its models
+from push import admin_vendors, certificates, provenance, topics  # noqa: F401 - the first registers
 from push.admin_parts import actor_of, badge, content, left_in_words, may, moment, urgency, verify_may
 from push.admin_steps import StepPages
 from push.certificates import PushCertificateRefused, TopicChange
@@ -96,7 +96,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
             .annotate(number=Count("pk"))
             .values("number")
         )
-        return rows.defer("private_key_sealed", "chain", "signed_request").annotate(
+        return rows.defer("private_key_sealed", "signed_request").annotate(
             listening=Coalesce(Subquery(listening, output_field=IntegerField()), 0)
         )
 
@@ -358,6 +358,10 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
             return badge("bad", gettext("pushes held"), certificate.held_reason, shown=True)
         if certificate.not_after is not None and certificate.not_after <= timezone.now():
             return badge("bad", gettext("expired"), "")
+        if provenance.is_apples_apns():
+            told = certificates.provenance_of(certificate, timezone.now())
+            if not told.says_apple:
+                return badge("bad", gettext("not from Apple"), told.warning)
         if certificate.trouble:
             return badge("wait", gettext("APNs cannot be reached"), certificate.trouble, shown=True)
         return badge("good", gettext("works"), gettext("No fault is known."))

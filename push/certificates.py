@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.db import transaction
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from audit.models import Outcome
 from audit.recording import Actor, record
@@ -39,11 +40,16 @@ class TopicChange(PushCertificateRefused):
 
     def __init__(self, topic: str, active_topics: Sequence[str], devices: int) -> None:
         super().__init__(
-            _(
+            ngettext(
                 "The certificate has another topic (%(new)s) than the active one (%(old)s). It cannot wake "
-                "the %(devices)d enrolled devices, which listen to the old topic: when the old certificate "
-                "expires they have to enrol again. To renew, sign in to Apple's portal with the Apple "
-                "Account that made the old certificate, and renew that one. Confirm only if you mean it."
+                "the %(devices)d enrolled device that listens to the old topic: when the old certificate "
+                "expires that one has to enrol again. To renew, sign in to Apple's portal with the Apple "
+                "Account that made the old certificate, and renew that one. Confirm only if you mean it.",
+                "The certificate has another topic (%(new)s) than the active one (%(old)s). It cannot wake "
+                "the %(devices)d enrolled devices that listen to the old topic: when the old certificate "
+                "expires they all have to enrol again. To renew, sign in to Apple's portal with the Apple "
+                "Account that made the old certificate, and renew that one. Confirm only if you mean it.",
+                devices,
             )
             % {"new": topic, "old": ", ".join(active_topics), "devices": devices}
         )

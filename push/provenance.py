@@ -28,12 +28,14 @@ class Forged(PushCertError):
 class Provenance:
     """``verified``: signature by signature to Apple's root, or to that of the APNs that is set.
 
-    ``warning``: what an administrator should know, in words; empty if all is well.
+    ``says_apple``: the issuer's name is one of Apple's. ``warning``: what an administrator should know, in
+    words; empty if all is well.
     """
 
     issuer: str
     verified: bool
     warning: str = ""
+    says_apple: bool = False
 
 
 def roots() -> tuple[bytes, ...]:
@@ -72,27 +74,28 @@ def of_push_certificate(certificate: bytes, others: Sequence[bytes], *, now: dat
             raise Forged(
                 _("The certificate is not genuine, though it says that it comes from Apple. %s") % error
             ) from error
-        return Provenance(issuer, False, _unknown(facts.issuer, issuer))
+        return _unknown(facts.issuer, issuer)
     except chain.ChainError:
-        return Provenance(issuer, False, _unknown(facts.issuer, issuer))
-    return Provenance(issuer, True)
+        return _unknown(facts.issuer, issuer)
+    return Provenance(issuer, True, says_apple=_says_apple(facts.issuer))
 
 
 def _names_apples_ca(issuer: str) -> bool:
     return issuer in {describe(der).subject for der in (apple.ROOT, *apple.INTERMEDIATES)}
 
 
-def _unknown(issuer: str, name: str) -> str:
-    if APPLE in issuer.split(","):
-        return (
-            _("Issued by “%s” of Apple's, which this version does not know: it could not be verified.") % name
-        )
-    if not is_apples_apns():
-        return _("Issued by “%s”, not by Apple: only another APNs than Apple's takes it.") % name
-    return (
-        _(
+def _says_apple(issuer: str) -> bool:
+    return APPLE in issuer.split(",")
+
+
+def _unknown(issuer: str, name: str) -> Provenance:
+    if _says_apple(issuer):
+        text = _("Issued by “%s” of Apple's, which this version does not know: it could not be verified.")
+    elif is_apples_apns():
+        text = _(
             "Issued by “%s”, not by Apple: Apple's push service will refuse it. "
             "Import the one from Apple's portal."
         )
-        % name
-    )
+    else:
+        text = _("Issued by “%s”, not by Apple: only another APNs than Apple's takes it.")
+    return Provenance(name, False, text % name, says_apple=_says_apple(issuer))

@@ -225,7 +225,7 @@ def test_made_renewed_and_no_device_notices(server: RunningServer, apns: ApnsSta
         ["enqueue", "ProfileList", "--serial", device.hardware.serial_number],
     )
     assert refused.startswith("refused: The certificate has another topic")
-    assert "have to enrol again" in refused
+    assert "has to enrol again" in refused
     assert [row["serial_number"] for row in json.loads(unchanged)] == [serial_number(first)]
     assert [row["serial_number"] for row in json.loads(renewed)] == [serial_number(second)]
 
