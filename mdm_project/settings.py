@@ -32,10 +32,13 @@ BRAMLEY_WEBHOOK_NETWORKS = environment.networks("BRAMLEY_WEBHOOK_NETWORKS")
 BRAMLEY_CLIENT_CERT_HEADER = os.environ.get("BRAMLEY_CLIENT_CERT_HEADER", "")
 # How a device proves who it is: signature, certificate (of mutual TLS), or either; see mdm.authentication.
 BRAMLEY_DEVICE_AUTH = os.environ.get("BRAMLEY_DEVICE_AUTH", "")
+# Who knows which certificates a device holds: pki asks by these names, and imports nothing above it.
+BRAMLEY_CERTIFICATE_FINDERS = ("devices.finding.certificates_of",)
 BRAMLEY_APNS_URL = os.environ.get("BRAMLEY_APNS_URL", "https://api.push.apple.com:443")
 BRAMLEY_APNS_CA = os.environ.get("BRAMLEY_APNS_CA", "")
 # At most so many; none: as fast as the web server can take what comes back (push.pace).
 BRAMLEY_PUSHES_PER_SECOND = environment.count_or_none("BRAMLEY_PUSHES_PER_SECOND")
+BRAMLEY_KEEP = environment.kept_days()
 # Who is told by e-mail what needs an administrator. Not Django's ADMINS: they would get error pages too.
 BRAMLEY_ALERT_EMAILS = environment.words("BRAMLEY_ALERT_EMAILS")
 BRAMLEY_ALERT_FROM = os.environ.get("BRAMLEY_ALERT_FROM") or (

@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME, AdminForm
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -33,12 +33,14 @@ from pki.models import (
     CertificateStatus,
     Crl,
     Issuer,
+    IssuerKey,
     Purpose,
     RevocationReason,
 )
 from pki.profile_admin import ProfileAdmin
-from pki.records import grouped, normal_hexadecimal
+from pki.records import grouped
 from pki.revocation import revoke_all
+from pki.searching import found_by
 
 SHOWN_NAMES = 10
 SHOWN_DIGITS = 12
@@ -57,13 +59,14 @@ class ExpiryFilter(admin.SimpleListFilter):
 
     title = _("expiry")
     parameter_name = "expiry"
-    spans = {"30": 30, "90": 90}
+    spans = {"30": 30, "90": 90, "365": 365}
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [
             ("valid", gettext("in force")),
             ("30", gettext("expires within 30 days")),
             ("90", gettext("expires within 90 days")),
+            ("365", gettext("expires within a year")),
             ("expired", gettext("expired")),
         ]
 
@@ -77,6 +80,24 @@ class ExpiryFilter(admin.SimpleListFilter):
         if value in self.spans:
             queryset = queryset.filter(not_after__lt=now + timedelta(days=self.spans[value]))
         return queryset
+
+
+class GenerationFilter(admin.SimpleListFilter):
+    """By the key generation that signed."""
+
+    title = _("key generation")
+    parameter_name = "generation"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        rows = IssuerKey.objects.order_by("issuer__slug", "-generation")
+        return [
+            (str(pk), gettext("%(issuer)s, key %(number)d") % {"issuer": name, "number": number})
+            for pk, name, number in rows.values_list("pk", "issuer__name", "generation")
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        known = {pk for pk, _text in self.lookup_choices}
+        return queryset.filter(issuer_key=self.value()) if self.value() in known else queryset
 
 
 class RevocationForm(forms.Form):
@@ -99,10 +120,21 @@ class CertificateAdmin(ReadOnlyAdmin):
         "not_after",
     ]
     list_display_links = ["name_shown"]
-    list_filter = ["status", "purpose", ExpiryFilter, IssuedFilter, "issuer_key__issuer", "foreign"]
+    list_filter = [
+        "status",
+        "purpose",
+        ExpiryFilter,
+        IssuedFilter,
+        "issuer_key__issuer",
+        GenerationFilter,
+        "foreign",
+    ]
     list_select_related = ["issuer_key__issuer"]
     search_fields = ["subject", "subject_alternative_name", "serial_number", "sha256"]
-    search_help_text = _("Subject, serial number, SHA-256 fingerprint")
+    search_help_text = _(
+        "Serial number or SHA-256 fingerprint (whole, or from eight digits on), part of a name; "
+        "of a device: serial number, UDID, part of its name"
+    )
     actions = ["revoke"]
     fieldsets = [
         (None, {"fields": ["subject_shown", "names_shown", "status", "purpose", "issuer"]}),
@@ -134,12 +166,7 @@ class CertificateAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Serial numbers and fingerprints are found as other programs write them: ``0a:1b:…``."""
-        found, duplicates = super().get_search_results(request, queryset, search_term)
-        wanted = normal_hexadecimal(search_term)
-        if wanted and wanted != search_term:
-            found |= queryset.filter(Q(serial_number=wanted) | Q(sha256=wanted.lower()))
-        return found, duplicates
+        return found_by(search_term, queryset), False
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         """Asked by the action: the right to change certificates is the right to revoke them."""

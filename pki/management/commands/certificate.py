@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -15,6 +15,7 @@ from pki.core.certificates import encode_pem
 from pki.models import Certificate, CertificateStatus, Purpose, RevocationReason
 from pki.records import normal_hexadecimal
 from pki.revocation import RevocationRefused, revoke
+from pki.searching import certificates_of, found_by
 
 
 class Command(BaseCommand):
@@ -29,6 +30,13 @@ class Command(BaseCommand):
         listing.add_argument(
             "--expiring", type=int, metavar="DAYS", help="only those in force that end within so many days"
         )
+        listing.add_argument("--expired", action="store_true", help="only those that ended")
+        listing.add_argument("--generation", type=int, metavar="N", help="only those of this key generation")
+        listing.add_argument(
+            "--search", metavar="TEXT", help="as the search of the admin: number, fingerprint, name, device"
+        )
+        listing.add_argument("--device", metavar="DEVICE", help="serial number, UDID or name of a device")
+        listing.add_argument("--limit", type=int, metavar="N", help="at most so many")
         listing.add_argument("--json", action="store_true", help="one JSON document on stdout")
         for name, text in (("show", "what is on record, and the PEM"), ("revoke", "refuse it from now on")):
             one = actions.add_parser(name, help=text)
@@ -53,20 +61,7 @@ class Command(BaseCommand):
 
     def list_rows(self, options: dict[str, Any]) -> None:
         """One line for each certificate, or all of them as JSON."""
-        rows: QuerySet[Certificate] = Certificate.objects.select_related("issuer_key__issuer").defer("der")
-        if options["purpose"]:
-            rows = rows.filter(purpose=options["purpose"])
-        if options["status"]:
-            rows = rows.filter(status=options["status"])
-        if options["issuer"]:
-            rows = rows.filter(issuer_key__issuer__slug=options["issuer"])
-        if options["expiring"] is not None:
-            now = timezone.now()
-            rows = rows.filter(
-                status=CertificateStatus.ISSUED,
-                not_after__gt=now,
-                not_after__lte=now + timedelta(days=options["expiring"]),
-            )
+        rows = _listed(options, timezone.now())
         listed = [_facts(row) for row in rows.iterator(chunk_size=2000)]
         if options["json"]:
             self.stdout.write(json.dumps(listed, ensure_ascii=False))
@@ -112,6 +107,31 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(_facts(certificate), ensure_ascii=False))
         else:
             self.stdout.write(f"{certificate.serial_number} is revoked")
+
+
+def _listed(options: dict[str, Any], now: datetime) -> QuerySet[Certificate]:
+    """The certificates that all the filters fit."""
+    rows: QuerySet[Certificate] = Certificate.objects.select_related("issuer_key__issuer").defer("der")
+    simple = {
+        "purpose": options["purpose"],
+        "status": options["status"],
+        "issuer_key__issuer__slug": options["issuer"],
+        "issuer_key__generation": options["generation"],
+    }
+    rows = rows.filter(**{field: value for field, value in simple.items() if value is not None})
+    if options["expiring"] is not None:
+        rows = rows.filter(
+            status=CertificateStatus.ISSUED,
+            not_after__gt=now,
+            not_after__lte=now + timedelta(days=options["expiring"]),
+        )
+    if options["expired"]:
+        rows = rows.filter(not_after__lt=now)
+    if options["device"] is not None:
+        rows = rows.filter(pk__in=certificates_of(options["device"]))
+    if options["search"] is not None:
+        rows = found_by(options["search"], rows)
+    return rows[: options["limit"]]
 
 
 def _find(options: dict[str, Any]) -> Certificate:
