@@ -38,7 +38,8 @@ from enrollment.progress import progress
 from enrollment.topic import obstacles, topic_of
 from pki import issuers
 from pki.core.names import NameRefused, verify_name_value
-from pki.models import Certificate, Issuer, IssuerKind, Purpose
+from pki.models import Certificate, Issuer, IssuerKind, ProfileSigner, Purpose
+from pki.records import grouped
 from scep.models import Transaction, TransactionStatus
 
 if TYPE_CHECKING:  # generic for the type checker only
@@ -389,10 +390,15 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         (_("When"), {"fields": ["created_at", "updated_at", "expires_at"]}),
         (
             _("Certificates"),
-            {"fields": ["certificates", "requests", "device_certificate_sha256", "identifier"]},
+            {
+                "fields": [
+                    *("certificates", "signed_by", "requests"),
+                    *("device_certificate_sha256", "identifier"),
+                ]
+            },
         ),
     ]
-    readonly_fields = ["identifier", "where_it_is", "device", "certificates", "requests"]
+    readonly_fields = ["identifier", "where_it_is", "device", "certificates", "signed_by", "requests"]
 
     def change_view(
         self,
@@ -489,6 +495,18 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
     def certificates(self, session: EnrollmentSession) -> SafeString | str:
         rows = Certificate.objects.filter(binding=session.uuid)
         return _links((reverse("admin:pki_certificate_change", args=[row.pk]), str(row)) for row in rows)
+
+    @admin.display(description=_("profile signed by"))
+    def signed_by(self, session: EnrollmentSession) -> SafeString | str:
+        """A person can replace it on the device only by a profile of the same signer."""
+        sha256 = (session.told or {}).get("signer")
+        if not sha256:
+            return "-"
+        if own := Certificate.objects.filter(sha256=sha256).first():
+            return _link(reverse("admin:pki_certificate_change", args=[own.pk]), str(own))
+        if brought := ProfileSigner.objects.filter(sha256=sha256).first():
+            return _link(reverse("admin:pki_profilesigner_change", args=[brought.pk]), str(brought))
+        return grouped(sha256)
 
     @admin.display(description=_("requests for a certificate"))
     def requests(self, session: EnrollmentSession) -> SafeString | str:

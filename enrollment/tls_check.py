@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -23,6 +24,7 @@ from pki.core.server_trust import Anchor, Finding, Judgement, Known, Level, Root
 from pki.models import IssuerCertificate
 from pki.public_roots import public_roots
 
+Away: TypeAlias = Callable[[], AbstractContextManager[None]]
 _OLD_PROTOCOLS = frozenset({"SSLv3", "TLSv1", "TLSv1.1"})
 
 
@@ -64,19 +66,23 @@ def addresses() -> list[str]:
     )
 
 
-def check_all(*, now: datetime) -> list[Check]:
+def check_all(*, now: datetime, away: Away = nullcontext) -> list[Check]:
     """Every address of ours. Opens connections: not inside a transaction."""
-    return [check(url, now=now) for url in addresses()]
+    return [check(url, now=now, away=away) for url in addresses()]
 
 
-def check(url: str, *, now: datetime) -> Check:
-    """Open ``url`` and judge it. What cannot be opened is a finding too."""
+def check(url: str, *, now: datetime, away: Away = nullcontext) -> Check:
+    """Open ``url`` and judge it. What cannot be opened is a finding too.
+
+    ``away``: entered while the other side is waited for (:func:`enrollment.elsewhere.elsewhere`).
+    """
     if urlsplit(url).scheme != "https":
         return _unseen(url, Finding("not_https", Level.BAD, {"url": url}))
     expected = _own_certificate() if url == settings.BRAMLEY_PUBLIC_URL else None
     page = _page_of_certificate() if expected else ""
     try:
-        shown = look(url, page=page)
+        with away():
+            shown = look(url, page=page)
     except NotReached as fault:
         return _unseen(
             url, Finding(f"not_reached_{fault.step}", Level.BAD, {"url": url, "reason": fault.reason})

@@ -30,6 +30,7 @@ DOES: list[tuple[int, Promise]] = [
     (4096, _("Install and remove its own apps")),
     (4, _("Lock the device and remove its passcode")),
     (8, _("Erase the device, with everything on it")),
+    (8191, _("Make the device trust certificates that the organisation issues")),
 ]
 
 

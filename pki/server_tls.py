@@ -54,6 +54,10 @@ class AnchorRefused(Exception):
         self.reason = reason
 
 
+class RootsUnreadable(issuers.IssuerMissing):
+    """The file with the roots for TLS is not there: what devices need cannot be told."""
+
+
 @dataclass(frozen=True)
 class ServerIdentity:
     """What the server shows: its certificate, those above it without a root, and the key."""
@@ -121,7 +125,7 @@ def anchors() -> list[bytes]:
     """The roots (DER) that devices need for the server's TLS beside those that they have already.
 
     That of our own issuer where this server ends TLS itself, those of ``BRAMLEY_TLS_CA_FILE``, and those that
-    an administrator added. Raises :class:`pki.issuers.IssuerMissing`.
+    an administrator added. Raises :class:`pki.issuers.IssuerMissing`, :class:`RootsUnreadable` among them.
     """
     own = [anchor()] if settings.BRAMLEY_TLS else []
     added = TlsAnchor.objects.order_by("pk").values_list("der", flat=True)
@@ -129,7 +133,10 @@ def anchors() -> list[bytes]:
 
 
 def _from_file(path: str) -> tuple[bytes, ...]:
-    return load_certificates(Path(path).read_bytes()) if path else ()
+    try:
+        return load_certificates(Path(path).read_bytes()) if path else ()
+    except (OSError, Malformed) as error:
+        raise RootsUnreadable(f"BRAMLEY_TLS_CA_FILE cannot be read: {error}") from error
 
 
 def add_anchor(data: bytes, *, name: str = "", actor: Actor, now: datetime) -> TlsAnchor:

@@ -63,7 +63,9 @@ def test_only_rights_that_are_asked_for_are_listed(client: Client, profile: Enro
     text = client.get("/enroll/default/").content.decode()
     assert "Erase the device" not in text
     assert "storage and system version" in text
-    assert sentences(1 | 16).does == []
+    assert [str(said) for said in sentences(1 | 16).does] == [
+        "Make the device trust certificates that the organisation issues"
+    ]
 
 
 def test_a_profile_without_the_direct_way_has_no_button(client: Client, profile: EnrollmentProfile) -> None:

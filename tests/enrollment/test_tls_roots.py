@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import plistlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from django.utils import timezone
 
 from audit.recording import SERVER
@@ -114,7 +117,22 @@ def test_an_update_pins_as_the_profile_says_today(profile: EnrollmentProfile) ->
     assert offering.management_told(session, topic="t", tls_roots=[b"root"]).pinned == (b"root",)
 
 
-def test_who_signed_is_kept_with_the_attempt(profile: EnrollmentProfile) -> None:
+def test_a_file_with_roots_that_is_not_there_is_said_and_nothing_offered(
+    profile: EnrollmentProfile, settings: Any, tmp_path: Path
+) -> None:
+    root = new_root("file")
+    file = tmp_path / "roots.pem"
+    settings.BRAMLEY_TLS_CA_FILE = str(file)
+    with no_change(), pytest.raises(NotOffered, match="BRAMLEY_TLS_CA_FILE cannot be read"):
+        content(profile)
+    file.write_text(encode_pem(root))
+    assert root in roots(content(profile))
+    file.write_text("no certificate")
+    with no_change(), pytest.raises(NotOffered, match="BRAMLEY_TLS_CA_FILE cannot be read"):
+        content(profile)
+
+
+def test_who_signed_is_kept_with_the_attempt(client: Client, profile: EnrollmentProfile) -> None:
     now = timezone.now()
     first = offer(profile, remote_addr="", user_agent="", now=now)
     other = issuers.create_issuer("other", "Other", algorithm="EC-P256", actor=SERVER)
@@ -126,3 +144,7 @@ def test_who_signed_is_kept_with_the_attempt(profile: EnrollmentProfile) -> None
         assert kept is not None
         assert kept["signer"] == hashlib.sha256(signer).hexdigest()
     assert first.session.told != second.session.told
+    client.force_login(User.objects.create_superuser("ada"))
+    page = client.get(f"/admin/enrollment/enrollmentsession/{second.session.pk}/change/").content.decode()
+    assert "Profile signed by" in page
+    assert "Other Profile Signing" in page
