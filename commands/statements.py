@@ -82,6 +82,15 @@ _FIND = f"""
       JOIN {_ENROLLMENT} e ON e.id = d.enrollment_id
      WHERE {_MINE} AND c.uuid = %s
 """  # noqa: S608
+_FIND_WITH_DEVICE = f"""
+    WITH w AS MATERIALIZED (
+        SELECT d.id, d.command_id, d.enrollment_id, d.state FROM {_DELIVERY} d
+         WHERE {_MINE} AND {_OUTSTANDING})
+    SELECT w.id, w.command_id, w.state, c.uuid, c.request_type, c.at_most_once, c.source, c.filled_by
+      FROM w JOIN {_COMMAND} c ON c.id = w.command_id
+      JOIN {_ENROLLMENT} e ON e.id = w.enrollment_id
+     WHERE c.uuid = %s
+"""  # noqa: S608
 _NOT_NOW = f"""
     UPDATE {_DELIVERY} SET state = 'NOT_NOW', not_now_count = not_now_count + 1, not_now_at = %s
      WHERE id = %s AND state = %s
@@ -97,6 +106,11 @@ _ANSWER = f"""
 # All of it under the lock of the enrollment, as everything else that changes its deliveries and its push.
 _LOCKED = f"""
     SELECT id FROM {_ENROLLMENT} WHERE id = %s AND epoch = %s AND state = 'ENROLLED' FOR NO KEY UPDATE
+"""  # noqa: S608
+# By the device, not by the command: the same command may be with a hundred thousand devices. Materialized,
+# because the planner does not know that.
+_WITH_DEVICE = f"""
+    SELECT d.id, d.command_id FROM {_DELIVERY} d WHERE {_MINE} AND {_OUTSTANDING} AND d.state = 'SENT'
 """  # noqa: S608
 _SEND_AT_ONCE = f"""
     WITH locked AS ({_LOCKED}),
@@ -117,11 +131,12 @@ _SEND_IF_ENROLLED = f"""
 # not be cleared, for what it is about was not seen: its row is another version (xmin), and stays.
 _ANSWER_AT_ONCE = f"""
     WITH locked AS ({_LOCKED}),
+    with_device AS MATERIALIZED ({_WITH_DEVICE}),
     answered AS (
         UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
-          FROM locked, {_COMMAND} c
-         WHERE d.enrollment_id = locked.id AND d.command_id = c.id AND c.uuid = %s AND d.epoch = %s
-           AND d.state = 'SENT' AND c.filled_by = '' AND NOT c.request_type = ANY(%s)
+          FROM locked, with_device w JOIN {_COMMAND} c ON c.id = w.command_id
+         WHERE d.enrollment_id = locked.id AND d.id = w.id AND d.state = 'SENT'
+           AND c.uuid = %s AND c.filled_by = '' AND NOT c.request_type = ANY(%s)
         RETURNING d.id, d.command_id, d.enrollment_id, c.request_type),
     kept AS (
         INSERT INTO {_RESULT} (delivery_id, uuid, status, report_sealed, error_chain, received_at)
@@ -274,7 +289,7 @@ def answer_at_once(
     """
     mine, moment = (enrollment.pk, enrollment.epoch), prepared.instant(now)
     parameters = [
-        *(*mine, new.value, moment, command_uuid, enrollment.epoch, list(careful)),
+        *(*mine, *mine, new.value, moment, command_uuid, list(careful)),
         *(result_uuid, status, report_sealed, json.dumps(error_chain), moment),
         *(moment, *mine, moment, prepared.instant(now - NOT_NOW_RESTS), moment),
         *(*mine, moment, moment, enrollment.pk, *push.pauses(now, jitter)),
@@ -309,7 +324,10 @@ def find(enrollment: Enrollment, command_uuid: uuid.UUID) -> CommandDelivery | N
 
     What a report needs of it and its command is loaded; the rest is fetched on access.
     """
-    row = prepared.row(_locking(_FIND), [enrollment.pk, enrollment.epoch, prepared.key(command_uuid)])
+    parameters = [enrollment.pk, enrollment.epoch, prepared.key(command_uuid)]
+    row = prepared.row(_locking(_FIND_WITH_DEVICE), parameters) if prepared.on_postgresql() else None
+    if row is None:
+        row = prepared.row(_locking(_FIND), parameters)
     if row is None:
         return None
     delivery_id, command_id, state, found_uuid, request_type, once, source, filled_by = row

@@ -1,0 +1,130 @@
+"""Plans of what devices cause, among 10,000 of them with a history: every row is found by an index."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from devices.models import Device as DeviceRow
+from tests.mdm.support import enrollment_of
+from tests.mdm.test_connect import enqueue
+from tests.support.devices import Device, command_uuid
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="plans are PostgreSQL's"),
+]
+
+MANY = 10_000
+FULL = (
+    "devices_device",
+    "devices_enrollment",
+    "devices_identity",
+    "devices_checkinreceipt",
+    "pki_certificate",
+    "commands_command",
+    "commands_commanddelivery",
+    "push_pushrequest",
+    "audit_auditevent",
+)
+"""Tables that grow with devices and time. Rows are copied from those of one device, under other keys."""
+COPIED = {
+    "devices_device": {"uuid": "gen_random_uuid()", "udid": "'U' || n", "serial_number": "'S' || n"},
+    "devices_enrollment": {
+        "uuid": "gen_random_uuid()",
+        "binding": "gen_random_uuid()",
+        "device_id": "(SELECT id FROM devices_device WHERE udid = 'U' || n)",
+    },
+    "pki_certificate": {"serial_number": "'C' || n", "sha256": "'C' || n", "binding": "gen_random_uuid()"},
+    "devices_identity": {
+        "sha256": "'C' || n",
+        "certificate_id": "(SELECT id FROM pki_certificate WHERE sha256 = 'C' || n)",
+        "enrollment_id": "(SELECT max(id) + 1 - n FROM devices_enrollment)",
+    },
+    "devices_checkinreceipt": {
+        "enrollment_id": "(SELECT max(id) + 1 - n FROM devices_enrollment)",
+        "digest": "sha256(n::text::bytea)",
+    },
+    # One command for all of them, finished by most; and the many of one device.
+    "commands_command": {"uuid": "gen_random_uuid()"},
+    "push_pushrequest": {"enrollment_id": "(SELECT max(id) + 1 - n FROM devices_enrollment)"},
+    "audit_auditevent": {},
+}
+
+
+@pytest.fixture
+def full(enrolled_a: Device) -> Device:
+    """A, which has finished 10,000 commands, among 10,000 others."""
+    enqueue(enrolled_a)
+    with connection.cursor() as cursor:
+        for table, changed in COPIED.items():
+            cursor.execute(
+                "SELECT column_name FROM information_schema.columns WHERE table_name = %s", [table]
+            )
+            columns = [name for (name,) in cursor.fetchall() if name != "id"]
+            values = ", ".join(changed.get(name, f'one."{name}"') for name in columns)
+            names = ", ".join(f'"{name}"' for name in columns)
+            cursor.execute(
+                f"INSERT INTO {table} ({names}) SELECT {values} "  # noqa: S608
+                f"FROM (SELECT * FROM {table} LIMIT 1) one, generate_series(1, %s) n",
+                [MANY],
+            )
+        cursor.execute(
+            """
+            INSERT INTO commands_commanddelivery
+                   (command_id, enrollment_id, epoch, state, reason, sent_count, not_now_count)
+            SELECT c.id, %s, 1, 'ACKNOWLEDGED', '', 1, 0 FROM commands_command c
+             WHERE NOT EXISTS (SELECT 1 FROM commands_commanddelivery d WHERE d.command_id = c.id)
+             UNION ALL
+            SELECT (SELECT min(id) FROM commands_command), e.id, 1, 'QUEUED', '', 0, 0
+              FROM devices_enrollment e WHERE e.id <> %s
+            """,
+            [enrollment_of(enrolled_a).pk] * 2,
+        )
+        cursor.execute("ANALYZE")
+    return enrolled_a
+
+
+@pytest.fixture
+def only_prepared_here(full: Device) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+        connection.connection._prepared.clear()
+
+
+def plans() -> dict[str, str]:
+    """The generic plan of every statement that is prepared on this connection."""
+    found = {}
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        cursor.execute("SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements")
+        for name, statement, count in cursor.fetchall():
+            nulls = ", ".join(["NULL"] * count)
+            cursor.execute(f"EXPLAIN EXECUTE {name}({nulls})" if count else f"EXPLAIN EXECUTE {name}")
+            found[statement] = "\n".join(line for (line,) in cursor.fetchall())
+    return found
+
+
+def test_no_statement_reads_a_table_from_end_to_end(
+    full: Device, only_prepared_here: None, b: Device
+) -> None:
+    assert DeviceRow.objects.count() > MANY
+    while (answer := full.idle()).body:
+        full.answer(command_uuid(answer))
+    b.enrol(push_token=b"\x02" * 32, push_magic="magic-b")
+    enqueue(full)
+    full.answer(command_uuid(full.idle()), "NotNow")
+    full.answer(command_uuid(full.idle()), ProfileList=[])
+    told = plans()
+    assert len(told) > 20
+    slow = [
+        f"{statement}\n{plan}"
+        for statement, plan in told.items()
+        if any(f"Seq Scan on {table}" in plan for table in FULL)
+    ]
+    assert not slow, "\n\n".join(slow)
+    # Nor is it looked at with how many other devices the same command is.
+    assert not [plan for plan in told.values() if "delivery_progress" in plan]
+    # The queue of a device is found by the index of what is outstanding, not among all that ever was.
+    queues = [plan for statement, plan in told.items() if "commands_commanddelivery" in statement]
+    assert sum("delivery_outstanding" in plan for plan in queues) >= 2
