@@ -16,6 +16,7 @@ ACTIONS: dict[str, str | Promise] = {
     "api_token.revoked": _("API token revoked"),
     "command.enqueued": _("Command queued"),
     "command.resent": _("Command sent again"),
+    "retention.swept": _("Old rows removed"),
     "device.groups_changed": _("Groups of a device changed"),
     "device_group.devices_added": _("Devices put into a group"),
     "device_group.devices_removed": _("Devices taken out of a group"),

@@ -32,6 +32,7 @@ SWEEPS: dict[str, tuple[str, float]] = {
     "expire sessions": ("enrollment.tasks.expire_sessions", 300.0),
     "lapse SCEP requests": ("scep.tasks.lapse_requests", 300.0),
     "renew RA certificates": ("scep.tasks.renew_ra_certificates", 3600.0),
+    "remove what is old": ("mdm_project.tasks.remove_what_is_old", 3 * 3600.0),
 }
 app.conf.beat_schedule = {
     name: {"task": task, "schedule": seconds, "options": {"expires": seconds}}

@@ -231,6 +231,31 @@ def count_or_none(name: str) -> int | None:
     return count(name, 1) if os.environ.get(name) else None
 
 
+KEPT_DAYS = {
+    "BRAMLEY_KEEP_SIGN_INS": 1,
+    "BRAMLEY_KEEP_REFUSALS": 90,
+    "BRAMLEY_KEEP_TRANSACTIONS": 90,
+    "BRAMLEY_KEEP_CHALLENGES": 30,
+    "BRAMLEY_KEEP_SESSIONS": 90,
+    "BRAMLEY_KEEP_COMMANDS": 365,
+    "BRAMLEY_KEEP_ENDED": 90,
+    "BRAMLEY_KEEP_AUDIT": 0,
+}
+"""Days for which something is kept after it is over, where nothing else is said; 0: for ever."""
+
+
+def kept_days() -> dict[str, int]:
+    """What the variables of :data:`KEPT_DAYS` say. Raises :class:`ImproperlyConfigured`."""
+    return {name: _days(name, default) for name, default in KEPT_DAYS.items()}
+
+
+def _days(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) > 36_500:
+        raise ImproperlyConfigured(f"{name} is a number of days, or 0 to keep for ever, not {text!r}")
+    return int(text)
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that only this user opens (mode 0700), with those above it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
