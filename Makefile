@@ -32,9 +32,9 @@ test-campaign: ## 1,000 simulated devices through a re-key campaign, the server 
 	@tools/prepare requirements-dev.txt
 	@BRAMLEY_CAMPAIGN_DEVICES=1000 .venv/bin/python -m pytest -q -s -o faulthandler_timeout=1800 tests/chaos/test_rekey_campaign.py
 
-bench: ## measure enrolments and connects a second; JSON lines
+bench: ## measure it and compare with the targets; JSON lines and a table (BENCH="--help")
 	@tools/prepare requirements-dev.txt
-	@.venv/bin/python -m bench
+	@.venv/bin/python -m bench $(BENCH)
 
 lock: ## write requirements*.txt anew from pyproject.toml (newest allowed versions, hashes, no addresses)
 	@tools/lock

@@ -6,6 +6,7 @@ The generator shares the cores with what it measures, so it does as little as it
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,11 +120,17 @@ def report_request(device: SimulatedDevice, report: dict[str, object]) -> bytes:
     return "\r\n".join(lines).encode() + request.body
 
 
-def replay(url: str, sequences: Sequence[Sequence[bytes]], at_once: int, expected: Sequence[bool]) -> int:
+def replay(
+    url: str,
+    sequences: Sequence[Sequence[bytes]],
+    at_once: int,
+    expected: Sequence[bool],
+    took: list[float],
+) -> int:
     """Send each sequence in order on one connection; ``expected``: whether each answer has a body.
 
-    Returns the number of requests. An answer of another kind is a :class:`WrongAnswer`: only what is right
-    is measured.
+    Returns the number of requests, and adds to ``took`` the seconds of each. An answer of another kind is a
+    :class:`WrongAnswer`: only what is right is measured.
     """
 
     def share(number: int) -> int:
@@ -131,7 +138,9 @@ def replay(url: str, sequences: Sequence[Sequence[bytes]], at_once: int, expecte
         sent = 0
         for sequence in sequences[number::at_once]:
             for request, has_body in zip(sequence, expected, strict=True):
+                began = time.perf_counter()
                 status, body = line.send(request)
+                took.append(time.perf_counter() - began)
                 if (status, bool(body)) != (200, has_body):
                     raise WrongAnswer(f"{status} {body[:200]!r}")
                 sent += 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -37,11 +40,43 @@ def calibration(seconds: float = 1.0) -> dict[str, Figure]:
         key.sign(b"calibration", padding.PKCS1v15(), SHA256())
         count += 1
     return {
+        "S": _openssl_signatures() or round(count / (time.process_time() - began)),
         "rsa2048_signatures_per_cpu_second": round(count / (time.process_time() - began)),
         "rsa2048_signatures_per_second": round(count / (time.perf_counter() - began_at)),
         "load_average": round(os.getloadavg()[0], 1),
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+def _openssl_signatures() -> float:
+    """RSA-2048 signatures a second of one core, as ``openssl speed`` says; 0 where there is none."""
+    try:
+        argv = ["openssl", "speed", "-seconds", "2", "-mr", "rsa2048"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0.0
+    # +F2:2:2048:4098.437500:62012.987013 - signatures a second, and checks.
+    found = re.search(r"^\+F2:\d+:2048:([0-9.]+):", done.stdout, re.MULTILINE)
+    return round(float(found[1]), 1) if found else 0.0
+
+
+def memory(parts: Mapping[str, list[int]]) -> dict[str, Figure]:
+    """Resident memory of the largest process of each part, in MiB."""
+    return {f"{name}_largest_mib": max(map(_resident, pids), default=0.0) for name, pids in parts.items()}
+
+
+def _resident(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), 1)
+
+
+def median_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The run in the middle by its rate, with the rates of all of them."""
+    by_rate = sorted(lines, key=lambda line: line["per_second"])
+    return by_rate[(len(by_rate) - 1) // 2] | {"runs": [line["per_second"] for line in lines]}
 
 
 @dataclass
@@ -52,11 +87,16 @@ class Phase:
     requests: int = 0
     seconds: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
+    took: list[float] = field(default_factory=list)
 
     def __add__(self, other: Phase) -> Phase:
         cpu = {name: self.cpu.get(name, 0.0) + other.cpu.get(name, 0.0) for name in self.cpu | other.cpu}
         return Phase(
-            self.count + other.count, self.requests + other.requests, self.seconds + other.seconds, cpu
+            self.count + other.count,
+            self.requests + other.requests,
+            self.seconds + other.seconds,
+            cpu,
+            [*self.took, *other.took],
         )
 
     def figures(self) -> dict[str, Figure]:
@@ -67,6 +107,9 @@ class Phase:
             "seconds": round(self.seconds, 2),
             "per_second": round(self.count / self.seconds, 1),
         }
+        took = sorted(self.took)
+        for percent in (50, 95, 99) if took else ():
+            told[f"p{percent}_ms"] = round(1000 * took[(len(took) - 1) * percent // 100], 2)
         for name, seconds in self.cpu.items():
             told[f"{name}_cpu_ms"] = round(1000 * seconds / self.count, 2)
         if "web" in self.cpu and self.requests:

@@ -1,0 +1,45 @@
+"""The rows that stand for years of use fit the tables as they are now."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from django.db import connection
+
+from audit.models import AuditEvent
+from audit.recording import SERVER
+from commands.models import CommandDelivery, CommandResult, DeliveryState
+from devices.models import Enrollment, EnrollmentState, Identity
+from pki import issuers
+from pki.models import Certificate
+from scep import services
+from scep.models import Challenge, Transaction
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="fills PostgreSQL"),
+]
+
+
+def test_a_database_is_filled() -> None:
+    from bench.filling import Filling  # needs the driver
+
+    services.of_issuer(issuers.create_issuer("bramley", "Bramley", algorithm="EC-P256", actor=SERVER))
+    told = AuditEvent.objects.count()
+    where = connection.settings_dict
+    url = f"postgres://{where['USER']}@{where['HOST']}:{where['PORT']}/{where['NAME']}"
+    with closing(Filling(url)) as filling:
+        filling.issued("bramley", 1, 5)
+        filling.issued("bramley", 6, 8)
+        filling.fleet(4, "com.apple.mgmt.External.test")
+        udids = list(Enrollment.objects.values_list("device__udid", flat=True))
+        filling.finished(udids[:2], 3)
+        assert filling.commits_per_second(0.01) > 0
+    assert (Transaction.objects.count(), Challenge.objects.count(), AuditEvent.objects.count() - told) == (
+        8,
+    ) * 3
+    assert Certificate.objects.count() == 8 + 4
+    assert Identity.objects.filter(enrollment__state=EnrollmentState.ENROLLED).count() == 4
+    assert CommandDelivery.objects.filter(state=DeliveryState.ACKNOWLEDGED).count() == 2 * 3
+    assert CommandResult.objects.count() == 2 * 3
