@@ -34,7 +34,7 @@ from enrollment.models import (
     ListedDevice,
     SessionState,
 )
-from enrollment.progress import progress
+from enrollment.progress import held_or_refused, progress
 from enrollment.topic import obstacles, topic_of
 from pki import issuers
 from pki.core.names import NameRefused, verify_name_value
@@ -267,11 +267,11 @@ class EnrollmentProfileAdmin(_Admin):
             "", '<div>{}: <a href="{}">{}</a></div>', ((name, path, base + path) for name, path in rows)
         )
 
-    @admin.display(description=_("ready?"))
+    @admin.display(description=_("state of set-up"))
     def state_of_setup(self, profile: EnrollmentProfile) -> SafeString | str:
         found = obstacles(profile)
         if not found:
-            return gettext("Yes.")
+            return gettext("Ready.")
         return format_html_join("", '<div class="warning">{}</div>', ((text,) for text in found))
 
     @admin.display(description=_("codes"))
@@ -411,6 +411,19 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         extra = {"progress": progress(session) if session else None, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, extra)
 
+    def get_fieldsets(self, request: HttpRequest, obj: EnrollmentSession | None = None) -> Any:
+        """What is not known of this attempt takes no room."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None:
+            return fieldsets
+        return [
+            (
+                title,
+                {**options, "fields": [name for name in options["fields"] if getattr(obj, str(name), True)]},
+            )
+            for title, options in fieldsets
+        ]
+
     def has_stop_permission(self, request: HttpRequest) -> bool:
         """Asked by the action: the right to change sessions is the right to stop them."""
         return request.user.has_perm("enrollment.change_enrollmentsession")
@@ -427,6 +440,7 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         sessions: QuerySet[EnrollmentSession] = super().get_queryset(request)
         return sessions.annotate(
             device_id=Subquery(enrollments.values("device_id")[:1]),
+            enrollment_state=Subquery(enrollments.values("state")[:1]),
             device_name=Subquery(enrollments.values("device__name")[:1]),
             device_serial_number=Subquery(enrollments.values("device__serial_number")[:1]),
             device_udid=Subquery(enrollments.values("device__udid")[:1]),
@@ -471,7 +485,8 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
             case SessionState.CERTIFIED:
                 return gettext("certificate issued, waiting for the device to check in")
             case SessionState.AUTHENTICATED:
-                return gettext("device checked in, waiting for its push token")
+                decided = held_or_refused(getattr(session, "enrollment_state", None) or "")
+                return decided or gettext("device checked in, waiting for its push token")
         return "-"
 
     @admin.display(description=_("device"))

@@ -225,14 +225,16 @@ class EnrollmentCodeAdmin(_CodeAdmin):
         return str(code)
 
     @admin.display(description=_("state"))
-    def state_shown(self, code: EnrollmentCode) -> str:
+    def state_shown(self, code: EnrollmentCode) -> SafeString:
+        tone, word = "off", gettext("used up")
         if code.withdrawn_at is not None:
-            return gettext("withdrawn")
-        if code.max_uses is not None and code.uses >= code.max_uses:
-            return gettext("used up")
-        if code.expires_at is not None and code.expires_at <= timezone.now():
-            return gettext("expired")
-        return gettext("works")
+            word = gettext("withdrawn")
+        elif code.max_uses is None or code.uses < code.max_uses:
+            if code.expires_at is not None and code.expires_at <= timezone.now():
+                word = gettext("expired")
+            else:
+                tone, word = "good", gettext("works")
+        return format_html('<span class="badge tone-{}">{}</span>', tone, word)
 
     @admin.display(description=_("used"), ordering="uses")
     def used(self, code: EnrollmentCode) -> str:

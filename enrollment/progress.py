@@ -10,7 +10,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from devices.models import Channel, Enrollment
+from devices.models import Channel, Enrollment, EnrollmentState
 from enrollment import device_authorities
 from enrollment.models import EnrollmentSession, Flow, SessionState
 from pki.models import Certificate, Purpose
@@ -75,8 +75,20 @@ def progress(session: EnrollmentSession) -> Progress:
     return Progress(
         steps,
         stopped=(session.reason or session.get_state_display()) if ended else "",
-        waiting=str(_WAITS.get(session.state, "")),
+        waiting=_waiting(session, enrollment),
     )
+
+
+def _waiting(session: EnrollmentSession, enrollment: Enrollment | None) -> str:
+    decided = held_or_refused(enrollment.state) if enrollment else ""
+    return decided or str(_WAITS.get(session.state, ""))
+
+
+def held_or_refused(state: str) -> str:
+    """What keeps a device that checked in from being enrolled, where that is an administrator; else empty."""
+    if state == EnrollmentState.QUARANTINED:
+        return _("The device is enrolled already: held until an administrator admits or refuses it.")
+    return _("An administrator refused it.") if state == EnrollmentState.REFUSED else ""
 
 
 def _downloaded(session: EnrollmentSession) -> Step:
@@ -150,5 +162,9 @@ def _checked_in(enrollment: Enrollment | None) -> Step:
     if enrollment is None:
         return Step(title, None, [])
     device = enrollment.device
-    url = reverse("admin:devices_device_change", args=[device.pk])
+    undecided = enrollment.state == EnrollmentState.QUARANTINED
+    where = (
+        ("devices_enrollment_change", enrollment.pk) if undecided else ("devices_device_change", device.pk)
+    )
+    url = reverse(f"admin:{where[0]}", args=[where[1]])
     return Step(title, enrollment.authenticated_at, [str(device)], url)

@@ -575,6 +575,13 @@ class EnrollmentAdmin(ReadOnlyAdmin):
     def person(self, enrollment: Enrollment) -> str:
         return getattr(enrollment, "who", None) or "-"
 
+    def get_fieldsets(self, request: HttpRequest, obj: Enrollment | None = None) -> Any:
+        """Nothing about a user where it is the device's own channel."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or obj.channel == Channel.USER:
+            return fieldsets
+        return [(title, options) for title, options in fieldsets if "user_id" not in options["fields"]]
+
     def has_decide_permission(self, request: HttpRequest) -> bool:
         """The right to change enrolments is the right to admit and refuse."""
         return request.user.has_perm("devices.change_enrollment")

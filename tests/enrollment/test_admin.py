@@ -177,3 +177,28 @@ def test_who_may_only_look_changes_nothing(reader: Client, profile: EnrollmentPr
         assert reader.get(f"{SESSIONS}add/").status_code == 403
         assert reader.post(f"{SESSIONS}{session.pk}/delete/", {"post": "yes"}).status_code == 403
     assert issuers.default_issuer() == profile.issuer
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (EnrollmentState.QUARANTINED, "held until an administrator admits or refuses it"),
+        (EnrollmentState.REFUSED, "An administrator refused it."),
+    ],
+)
+def test_a_device_that_an_administrator_keeps_out_is_not_said_to_be_waited_for(
+    admin_client: Client, profile: EnrollmentProfile, state: EnrollmentState, said: str
+) -> None:
+    session = make_session(profile, state=SessionState.AUTHENTICATED)
+    device = Device.objects.create(udid="U-1", serial_number="C01", name="Anna’s iPad")
+    held = Enrollment.objects.create(
+        device=device, state=state, binding=session.uuid, authenticated_at=timezone.now()
+    )
+    for text in (
+        admin_client.get(SESSIONS).content.decode(),
+        admin_client.get(f"{SESSIONS}{session.pk}/change/").content.decode(),
+    ):
+        assert said in text
+        assert "push token" not in text.split('id="content"')[-1]
+    link = f'href="/admin/devices/enrollment/{held.pk}/change/"'
+    assert (link in text) == (state == EnrollmentState.QUARANTINED)
