@@ -107,7 +107,7 @@ def _table(points: Sequence[Point]) -> SafeString:
     every = max(1, -(-len(points) // MOST_ROWS))
     shown = [*points[:-1:every], points[-1]]
     return format_html(
-        '<table class="visually-hidden"><tr><th>{}</th><th>{}</th><th>{}</th></tr>{}</table>',
+        '<div class="visually-hidden"><table><tr><th>{}</th><th>{}</th><th>{}</th></tr>{}</table></div>',
         _("at"),
         _("devices on an older key"),
         _("failed"),

@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Show:
     devices: Crowd
     began: float
     kills: int = 0
+    moments: dict[str, int] = field(default_factory=dict)
     retried_at: datetime = NEVER
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -107,6 +108,7 @@ class Show:
 
     def wait(self, what: str, condition: Any) -> None:
         wait_until(what, condition, seconds=PATIENCE, pause=0.5)
+        self.moments[what] = round(time.monotonic() - self.began)
 
     def kill(self) -> None:
         """kill -9: all processes of the web server and the worker, wherever they are."""
@@ -212,5 +214,6 @@ def test_a_fleet_goes_over_to_a_new_key_through_three_kills(show: Show) -> None:
         "kills": show.kills,
         "requests_repeated": show.devices.repeated,
         "seconds": {name: round(value) for name, value in seconds.items()},
+        "moments": show.moments,
     }
     print(json.dumps(facts))

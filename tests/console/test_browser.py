@@ -10,7 +10,9 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.urls import NoReverseMatch, reverse
 
+from renewal.models import RekeyCampaign, RenewalPermit
 from tests.console.fleet import Fleet, make_fleet, make_push_certificate, make_records
+from tests.console.fleet_campaign import make_campaign
 from tests.console.screens import Visitor, chromium, visitor
 
 pytestmark = [
@@ -51,6 +53,8 @@ def pages() -> list[tuple[str, str]]:
 def forms(fleet: Fleet) -> list[tuple[str, str]]:
     """Pages that ask before they act."""
     device, certificate = fleet.devices[0].pk, fleet.certificates[0].pk
+    campaign = RekeyCampaign.objects.get().pk
+    expired = RenewalPermit.objects.get().enrollment.device_id
     return [
         ("make-token", reverse("admin:api_apitoken_add")),
         ("make-challenges", reverse("admin:scep_challenge_add")),
@@ -62,6 +66,9 @@ def forms(fleet: Fleet) -> list[tuple[str, str]]:
         ("send-what", f"{reverse('admin:commands_command_send')}?devices={device}"),
         ("send-lock", f"{reverse('admin:commands_command_send')}?devices={device}&request_type=DeviceLock"),
         ("revoke", reverse("admin:pki_certificate_revoke", args=[certificate])),
+        ("begin-campaign", reverse("admin:renewal_rekeycampaign_start")),
+        ("close-keys", reverse("admin:renewal_rekeycampaign_close", args=[campaign])),
+        ("let-in", reverse("admin:renewal_identityrenewal_device", args=[expired])),
         ("search-none", f"{reverse('admin:devices_device_changelist')}?q=nobody"),
     ]
 
@@ -81,6 +88,7 @@ def test_pages_with_much_data(live_server: object, administrator: User, theme: s
     fleet = make_fleet(int(os.environ.get("BRAMLEY_SCREENS_DEVICES", "60")), now)
     make_push_certificate(now)
     make_records(fleet, now)
+    make_campaign(fleet, now)
     with visitor(str(live_server), dark=theme == "dark") as guest:
         guest.open("/admin/login/")
         guest.picture(f"login-{theme}")
@@ -112,6 +120,7 @@ def test_pages_on_a_phone(live_server: object, administrator: User) -> None:
     fleet = make_fleet(30, now)
     make_push_certificate(now, days=5)
     make_records(fleet, now)
+    make_campaign(fleet, now)
     with visitor(str(live_server), width=390, height=844) as guest:
         guest.sign_in(administrator.username, PASSWORD)
         look_around(guest, "phone", narrow=True)
