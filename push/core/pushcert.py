@@ -27,6 +27,10 @@ MAX_CERTIFICATES = 10
 TOPIC_PREFIX = "com.apple.mgmt."
 MAX_TOPIC = 200
 MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+# A private key is tried before it is believed, which takes minutes for one of absurd length.
+MAX_KEY = 8 * 1024
+MAX_PKCS12 = 16 * 1024
 REQUEST_RSA_BITS = 2048  # what Apple's portal asks for
 MAX_COMMON_NAME = 64
 
@@ -40,7 +44,7 @@ class PushCertError(Exception):
 
 
 class TooLarge(PushCertError):
-    """The file is larger than :data:`MAX_SIZE`."""
+    """The file, or the key in it, is larger than any that is meant here."""
 
 
 class Unreadable(PushCertError):
@@ -121,7 +125,9 @@ def decode_file(data: bytes, *, password: str = "") -> PushCertificateFile:
 
 
 def decode_private_key(data: bytes, *, password: str = "") -> bytes:
-    """Read a private key, PEM or DER, possibly encrypted. Returns PKCS #8 DER without encryption.
+    """Read a private key, PEM or DER, possibly encrypted, of up to :data:`MAX_KEY` bytes.
+
+    Returns PKCS #8 DER without encryption.
 
     Raises :class:`TooLarge`, :class:`Unreadable`, :class:`WrongPassword`, :class:`WeakKey`.
     """
@@ -149,10 +155,12 @@ def _decode_pem(data: bytes, password: str) -> PushCertificateFile:
 
 
 def _decode_pkcs12(data: bytes, password: str) -> PushCertificateFile:
-    if iterations.largest(data) > iterations.LIMIT:
+    if iterations.work(data) > iterations.LIMIT:
         raise Unreadable("The file asks for an unreasonable amount of work to open it.")
     if not data.startswith(b"\x30"):
         raise Unreadable("The file is neither PEM nor PKCS #12 nor a certificate.")
+    if len(data) > MAX_PKCS12:
+        raise TooLarge(f"The PKCS #12 file is larger than {MAX_PKCS12 // 1024} KiB: give PEM files instead.")
     try:
         bundle = pkcs12.load_pkcs12(data, _secret(password))
     except ValueError as error:
@@ -193,7 +201,9 @@ def _load_certificate(pem: bytes) -> x509.Certificate:
 
 
 def _load_key(data: bytes, password: str, *, armoured: bool) -> bytes:
-    if iterations.largest_in_key(data) > iterations.LIMIT:
+    if len(data) > MAX_KEY:
+        raise TooLarge(f"The private key is larger than {MAX_KEY // 1024} KiB: no key that is used here is.")
+    if iterations.work_of_key(data) > iterations.LIMIT:
         raise Unreadable("The key asks for an unreasonable amount of work to open it.")
     load = serialization.load_pem_private_key if armoured else serialization.load_der_private_key
     secret = _secret(password)
@@ -295,6 +305,10 @@ def _verify_key_size(certificate: x509.Certificate) -> bytes:
         raise WeakKey("The certificate's key is neither RSA nor elliptic curve.")
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
         raise WeakKey(f"The certificate's key has {key.key_size} bits; APNs asks for {MIN_RSA_BITS}.")
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size > MAX_RSA_BITS:
+        raise WeakKey(
+            f"The certificate's key has {key.key_size} bits; more than {MAX_RSA_BITS} are not used."
+        )
     return _spki(certificate)
 
 

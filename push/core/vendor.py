@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from push.core import chain, pem
 from push.core.pushcert import (
     MAX_CERTIFICATES,
+    MAX_RSA_BITS,
     MIN_RSA_BITS,
     Expired,
     NotYetValid,
@@ -109,8 +110,8 @@ def describe(certificate: bytes) -> VendorFacts:
             f"name does not begin with “{NAME_PREFIX}”. Apple gives one to members of its developer "
             "programme who asked to be MDM vendors; a developer's or a push certificate will not do."
         )
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < MIN_RSA_BITS:
-        raise NotAVendor(f"The vendor's key is not RSA of at least {MIN_RSA_BITS} bits: Apple asks for that.")
+    if not isinstance(key, rsa.RSAPublicKey) or not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+        raise NotAVendor(f"The vendor's key is not RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits.")
     return VendorFacts(
         common_name=name[:200],
         serial_number=f"{loaded.serial_number:X}",

@@ -440,9 +440,9 @@ def rounds_of(rounds: int, authority: Authority, pair: tuple[bytes, bytes]) -> b
 
 
 def test_the_iteration_count_is_found(authority: Authority, pair: tuple[bytes, bytes]) -> None:
-    assert iterations.largest(rounds_of(12_345, authority, pair)) == 12_345
-    assert iterations.largest_in_key(encrypted(pair[1], b"p")) >= 1000
-    assert iterations.largest_in_key(pair[1]) < iterations.LIMIT
+    assert iterations.work(rounds_of(12_345, authority, pair)) == 2 * 12_345 + 2048, "two parts and the MAC"
+    assert iterations.work_of_key(encrypted(pair[1], b"p")) >= 1000
+    assert iterations.work_of_key(pair[1]) < iterations.LIMIT
 
 
 def test_a_file_that_asks_for_hours_of_work_is_refused_at_once(
@@ -451,17 +451,46 @@ def test_a_file_that_asks_for_hours_of_work_is_refused_at_once(
     modest = rounds_of(0x123456, authority, pair)
     greedy = modest.replace(bytes.fromhex("0203123456"), bytes.fromhex("02037fffff"))
     assert greedy != modest
-    assert iterations.largest(greedy) == 0x7FFFFF
+    assert iterations.work(greedy) == 2 * 0x7FFFFF + 2048
     with pytest.raises(pushcert.Unreadable, match="unreasonable"):
         pushcert.decode_file(greedy, password="p")
 
 
+def test_scrypt_counts_by_its_memory() -> None:
+    def key(n: int, r: int) -> bytes:
+        numbers = b"".join(b"\x02\x04" + number.to_bytes(4, "big") for number in (n, r, 1))
+        salt = b"\x04\x08" + b"s" * 8
+        return b"\x30" + bytes([len(salt + numbers)]) + salt + numbers
+
+    assert iterations.work(key(16_384, 8)) <= iterations.LIMIT, "what openssl pkcs8 -scrypt makes"
+    assert iterations.work(key(131_072, 8)) <= iterations.LIMIT, "128 MB"
+    assert iterations.work(key(1_048_576, 8)) > iterations.LIMIT, "a gigabyte"
+    assert iterations.work(key(16_384, 1_000_000)) > iterations.LIMIT
+
+
+def test_many_modest_parts_are_one_unreasonable_file() -> None:
+    part = b"\x30\x0d\x04\x06saltsa\x02\x03\x1e\x84\x80"
+    assert iterations.work(part) == 2_000_000
+    assert iterations.work(part * 3) > iterations.LIMIT
+
+
+def test_keys_and_files_of_absurd_length_are_not_even_tried() -> None:
+    """OpenSSL tries the primes of a private key: for one of 40,000 bits that takes most of a minute."""
+    key = b"-----BEGIN RSA PRIVATE KEY-----\n" + b"A" * 20_000 + b"\n-----END RSA PRIVATE KEY-----\n"
+    with pytest.raises(pushcert.TooLarge, match="no key that is used here"):
+        pushcert.decode_private_key(key)
+    with pytest.raises(pushcert.TooLarge, match="no key that is used here"):
+        pushcert.decode_file(key)
+    with pytest.raises(pushcert.TooLarge, match="give PEM files instead"):
+        pushcert.decode_file(b"\x30\x82\x50\x00" + b"\x00" * 20_480)
+
+
 @given(st.binary(max_size=600))
 def test_counting_never_fails(data: bytes) -> None:
-    assert iterations.largest(data) >= 0
-    assert iterations.largest_in_key(data) >= 0
+    assert iterations.work(data) >= 0
+    assert iterations.work_of_key(data) >= 0
 
 
 def test_counting_a_nest_of_elements_ends() -> None:
-    assert iterations.largest(b"\x30\x80" * 30_000) > iterations.LIMIT
-    assert iterations.largest(b"\x30\x00" * 30_000) > iterations.LIMIT
+    assert iterations.work(b"\x30\x80" * 30_000) > iterations.LIMIT
+    assert iterations.work(b"\x30\x00" * 30_000) > iterations.LIMIT
