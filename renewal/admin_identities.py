@@ -77,7 +77,7 @@ def _link(name: str, pk: int | None, text: Any) -> SafeString | str:
 class IdentityRenewalAdmin(AskingAdmin):
     """Every attempt; and the page that renews one device, or lets an expired one in."""
 
-    list_display = ["device", "reason", "state", "attempt", "error", "created_at", "finished_at"]
+    list_display = ["device", "state", "error", "reason", "attempt", "created_at", "finished_at"]
     list_filter = ["state", "reason", "campaign"]
     list_select_related = ["enrollment__device"]
     search_fields = [

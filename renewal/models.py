@@ -22,7 +22,7 @@ class RenewalReason(models.TextChoices):
 class RenewalState(models.TextChoices):
     PLANNED = "PLANNED", _("waits for the device to connect")
     SENT = "SENT", _("profile handed to the device")
-    ACKNOWLEDGED = "ACKNOWLEDGED", _("profile installed, new certificate not used yet")
+    ACKNOWLEDGED = "ACKNOWLEDGED", _("profile installed")
     COMPLETED = "COMPLETED", _("new certificate in use")
     FAILED = "FAILED", _("failed")
     CANCELLED = "CANCELLED", _("no longer needed")
