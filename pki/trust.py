@@ -27,6 +27,7 @@ from pki.core.path import PathError, verify_issued_by
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Malformed, scan
 from pki.issuers import add_certificate, add_key
+from pki.keys import OURS
 from pki.models import (
     Certificate,
     CertificateStatus,
@@ -302,9 +303,8 @@ def _verify_authority(der: bytes, facts: CertificateFacts, now: datetime) -> Non
         verify_key(read_identifiers(der).public_key)
     except KeyRefused as error:
         raise TrustRefused(error.reason) from None
-    if IssuerKey.objects.filter(
-        public_key=read_identifiers(der).public_key, private_key_sealed__isnull=False
-    ).exists():
+    # As another system's its certificates would count without being on record here.
+    if IssuerKey.objects.filter(OURS, public_key=read_identifiers(der).public_key).exists():
         raise TrustRefused("that is an issuer of our own")
 
 

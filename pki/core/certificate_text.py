@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier, SignatureAlgorithmOID
 
@@ -17,6 +18,15 @@ from pki.core.names import NAME_KEYS
 from pki.core.scan import Malformed
 
 _MAX_BYTES = 64
+# What cryptography raises of certificates of others once it looks into them.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
 _ALGORITHMS = {
     SignatureAlgorithmOID.RSA_WITH_SHA1: "sha1WithRSAEncryption",
     SignatureAlgorithmOID.RSA_WITH_SHA256: "sha256WithRSAEncryption",
@@ -75,7 +85,7 @@ def places_of(der: bytes) -> Places:
     certificate = load_certificate(der)
     try:
         found = [extension.value for extension in certificate.extensions]
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise Malformed("the certificate cannot be described") from error
     points = (point for value in found if isinstance(value, x509.CRLDistributionPoints) for point in value)
     access = [
@@ -99,7 +109,7 @@ def certificate_text(der: bytes) -> str:
     certificate = load_certificate(der)
     try:
         return "\n".join(_lines(certificate)) + "\n"
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise Malformed("the certificate cannot be described") from error
 
 

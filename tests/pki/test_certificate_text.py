@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pki.core.certificate_text import certificate_text
+from pki.core.certificate_text import certificate_text, places_of
 from pki.core.certificates import CertificateFields, build_certificate, build_self_signed
 from pki.core.scan import Malformed
 from tests.pki.conftest import NOW, openssl, spki
@@ -103,6 +103,34 @@ def test_what_others_put_in_is_shown_and_stays_in_its_line(ec_key: ec.EllipticCu
         "ecdsa-with-SHA384",
     ):
         assert wanted in text, text
+
+
+def test_any_changed_byte_gives_a_text_or_malformed(
+    rsa_key: rsa.RSAPrivateKey, ec_key: ec.EllipticCurvePrivateKey
+) -> None:
+    """Certificates of other CAs are shown too, whatever is in them."""
+    root = build_self_signed(replace(fields(rsa_key), san=()), private_key=rsa_key)
+    der = build_certificate(fields(ec_key), issuer_certificate=root, private_key=rsa_key)
+    for position in range(len(der)):
+        for bit in (0x01, 0x80, 0xFF):
+            changed = bytearray(der)
+            changed[position] ^= bit
+            try:
+                text = certificate_text(bytes(changed))
+                places_of(bytes(changed))
+            except Malformed:
+                continue
+            assert text.startswith("Certificate:")
+
+
+def test_an_extension_that_is_there_twice(ec_key: ec.EllipticCurvePrivateKey) -> None:
+    """No builder makes it: an OID is turned into that of another extension."""
+    der = build_self_signed(fields(ec_key), private_key=ec_key)
+    again = der.replace(bytes.fromhex("0603551d25"), bytes.fromhex("0603551d0f"))
+    assert again != der
+    for read in (certificate_text, places_of):
+        with pytest.raises(Malformed):
+            read(again)
 
 
 def test_what_is_no_certificate() -> None:

@@ -393,6 +393,11 @@ def test_certificates_that_are_refused(issuer: Issuer, rsa_party: Party, ec_part
     own = Party(keys.issuer_private_key(issuers.current_key(issuer)), issuers.chain(issuer)[0])
     with no_change(), pytest.raises(TrustRefused, match="our own"):
         trusted(authority(own, "Innocent"))
+    kept_here = issuer.keys.get().private_key_sealed
+    issuer.keys.update(private_key_sealed=None, key_location="pkcs11:token=t;object=ca")
+    with no_change(), pytest.raises(TrustRefused, match="our own"):
+        trusted(authority(own, "Innocent"))
+    issuer.keys.update(private_key_sealed=kept_here, key_location="")
     trusted(root)
     other = authority(rsa_party, "Another", serial_number=5)
     pem = (encode_pem(root) + encode_pem(other)).encode()
