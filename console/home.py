@@ -28,7 +28,7 @@ from pki.models import (
     ProfileSigner,
     Purpose,
 )
-from push.models import PushCertificate, PushCertificateState
+from push.models import PushCertificate, PushCertificateState, VendorCertificate
 from renewal.campaign_page import last_figures
 from renewal.core.steps import RUNNING
 from renewal.models import CampaignState, RekeyCampaign
@@ -115,7 +115,8 @@ def board(user: User, now: datetime) -> Board:
     issuers = _issuer_certificates() if _may(user, "pki.view_issuer") else None
     steps: list[Step] = []
     if fleet is not None and push_certificates is not None and issuers is not None:
-        steps = _steps(bool(issuers), push_certificates, bool(fleet["ever"]))
+        push_url = _push_steps(user, push_certificates)
+        steps = _steps(bool(issuers), push_certificates, push_url, has_device=bool(fleet["ever"]))
     return Board(
         tiles=[
             *(_device_tiles(fleet, now) if fleet is not None else []),
@@ -128,6 +129,7 @@ def board(user: User, now: datetime) -> Board:
         expiries=sorted(
             [
                 *(_push_expiry(certificate, now) for certificate in push_certificates or []),
+                *(_vendor_expiries(now) if _may(user, "push.view_vendorcertificate") else []),
                 *(_issuer_expiry(certificate, now) for certificate in issuers or []),
                 *(_signer_expiries(now) if _may(user, "pki.view_profilesigner") else []),
             ],
@@ -374,6 +376,22 @@ def _push_expiry(certificate: PushCertificate, now: datetime) -> Expiry:
     )
 
 
+def _vendor_expiries(now: datetime) -> list[Expiry]:
+    return [
+        Expiry(
+            str(vendor),
+            _("MDM vendor certificate"),
+            vendor.not_after,
+            words.relative(vendor.not_after, now),
+            _urgency(vendor.not_after - now, worry=60, alarm=14),
+            _object("push_vendorcertificate", vendor.pk),
+        )
+        for vendor in VendorCertificate.objects.filter(retired_at__isnull=True).defer(
+            "der", "chain", "private_key_sealed"
+        )
+    ]
+
+
 def _issuer_expiry(certificate: IssuerCertificate, now: datetime) -> Expiry:
     issuer = certificate.issuer_key.issuer
     return Expiry(
@@ -414,7 +432,19 @@ def _urgency(left: timedelta, *, worry: int, alarm: int) -> str:
 # --- set-up ---
 
 
-def _steps(has_issuer: bool, push_certificates: list[PushCertificate], has_device: bool) -> list[Step]:
+def _push_steps(user: User, push_certificates: list[PushCertificate]) -> str:
+    """Where the push certificate is set up, or the list for who may not do that."""
+    if not _may(user, "push.add_pushcertificate"):
+        return _list("push_pushcertificate")
+    waiting = [row.pk for row in push_certificates if row.state == PushCertificateState.REQUESTED]
+    if waiting:
+        return reverse("admin:push_pushcertificate_steps", args=[max(waiting)])
+    return reverse("admin:push_pushcertificate_request")
+
+
+def _steps(
+    has_issuer: bool, push_certificates: list[PushCertificate], push_url: str, *, has_device: bool
+) -> list[Step]:
     states = {certificate.state for certificate in push_certificates}
     requested = PushCertificateState.REQUESTED in states
     address = settings.BRAMLEY_PUBLIC_URL
@@ -428,12 +458,12 @@ def _steps(has_issuer: bool, push_certificates: list[PushCertificate], has_devic
         ),
         Step(
             _("Import the push certificate"),
-            _("The request is made. Have Apple sign it, then import the answer.")
+            _("The request is made. Have it signed, upload it at Apple's portal, then bring the answer.")
             if requested
             else _("Apple issues it for one year. Without it no device can be woken."),
             PushCertificateState.ACTIVE in states,
-            _list("push_pushcertificate"),
-            _("Push certificates"),
+            push_url,
+            _("Step by step"),
         ),
         Step(
             _("Give the server an https address"),

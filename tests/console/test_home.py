@@ -18,7 +18,7 @@ from devices.models import Enrollment, EnrollmentState
 from scep.models import Transaction, TransactionStatus
 from tests.console.fleet import Fleet, make_fleet, make_issuer, make_push_certificate
 
-QUERIES = 13
+QUERIES = 14
 
 pytestmark = pytest.mark.django_db
 

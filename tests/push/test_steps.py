@@ -87,6 +87,8 @@ def test_all_steps_with_a_vendor_certificate_of_our_own(
 ) -> None:
     page = text(admin_client.get(address("pushcertificate_changelist")))
     assert address("pushcertificate_request") in page
+    home = reverse("admin:index")
+    assert f'href="{address("pushcertificate_request")}"' in text(admin_client.get(home))
 
     # The vendor's certificate, once.
     data = files.as_pkcs12(files.rsa_key("vendor"), trusted.vendor(), trusted.relations, password=b"sesame 7")
@@ -112,6 +114,9 @@ def test_all_steps_with_a_vendor_certificate_of_our_own(
     signed = address("pushcertificate_signed_request", request.pk)
     assert signed not in page
     assert admin_client.get(signed).status_code == 404
+    page = text(admin_client.get(home))
+    assert f'href="{steps}"' in page, "the set-up on the home page goes on where one is"
+    assert f'href="{address("vendorcertificate_change", signer.pk)}"' in page, "it expires too"
 
     # Step 2.
     page = text(admin_client.post(steps, {"step": "sign", "vendor": signer.pk}, follow=True))
