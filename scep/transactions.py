@@ -315,7 +315,10 @@ def refusal_of(row: Transaction) -> Refusal:
 
 def legible(text: str, limit: int) -> str:
     """Text of strangers for the record: no control characters (PostgreSQL takes no NUL), and not endless."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text[:limit])
+    text = text[:limit]
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _label(message_type: str) -> str:
