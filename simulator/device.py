@@ -312,6 +312,10 @@ class SimulatedDevice:
             return None
         return Identity(self.enrolled.certificate, self.private_key)
 
+    def pinned_at(self, url: str) -> tuple[bytes, ...]:
+        """The certificates that alone count for TLS at this address; none: all that it trusts."""
+        return self.enrolled.mdm.pinned_at(url) if self.enrolled else ()
+
     def sign(self, body: bytes) -> bytes:
         """The detached CMS signature over a body, with the identity of the enrolment."""
         with_attributes = self.behaviour.signed_attributes

@@ -34,13 +34,24 @@ class ScepFacts:
 
 @dataclass(frozen=True)
 class MdmFacts:
-    """Whom to report to."""
+    """Whom to report to.
+
+    ``server_pinned``, ``check_in_pinned``: the certificates (DER) by which alone the server's TLS is judged
+    at that address; none: by all that is trusted.
+    """
 
     topic: str
     server_url: str
     check_in_url: str
     sign_message: bool
     check_out_when_removed: bool
+    server_pinned: tuple[bytes, ...] = ()
+    check_in_pinned: tuple[bytes, ...] = ()
+
+    def pinned_at(self, url: str) -> tuple[bytes, ...]:
+        """What alone is believed at this address, if the profile says so."""
+        pinned = {self.check_in_url: self.check_in_pinned, self.server_url: self.server_pinned}
+        return tuple(pinned.get(url, ()))
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,7 @@ def read_enrolment_profile(
         raise SimulationError(STEP, f"not a property list: {error}") from error
     if content.get("PayloadType") != "Configuration":
         raise SimulationError(STEP, f"top level is {content.get('PayloadType')!r}, not Configuration")
-    anchors = tuple(
-        payload["PayloadContent"]
-        for kind in ("com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem")
-        for payload in payloads(content, kind)
-    )
+    anchors = tuple(_certificates(content).values())
     for one in (signer, *signers):
         if one is not None:
             _verify_signer(one, anchors)
@@ -90,7 +97,7 @@ def read_enrolment_profile(
             signed=signer is not None,
             anchors=anchors,
             scep=_scep_facts(scep_payload["PayloadContent"]),
-            mdm=_mdm_facts(mdm_payload),
+            mdm=_mdm_facts(mdm_payload, content),
         )
     except KeyError as missing:
         raise SimulationError(STEP, f"{missing} is missing") from missing
@@ -181,13 +188,36 @@ def _scep_facts(content: Mapping[str, Any]) -> ScepFacts:
     )
 
 
-def _mdm_facts(payload: Mapping[str, Any]) -> MdmFacts:
+def _certificates(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """The certificates of a profile by their PayloadUUID."""
+    kinds = ("com.apple.security.root", "com.apple.security.pkcs1", "com.apple.security.pem")
+    try:
+        return {
+            payload["PayloadUUID"]: payload["PayloadContent"]
+            for kind in kinds
+            for payload in payloads(content, kind)
+        }
+    except KeyError as missing:
+        raise SimulationError(STEP, f"a certificate without {missing}") from missing
+
+
+def _pinned(payload: Mapping[str, Any], key: str, certificates: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    named = payload.get(key, [])
+    if unknown := [one for one in named if one not in certificates]:
+        raise SimulationError(STEP, f"{key} names no certificate of the profile: {unknown[0]}")
+    return tuple(certificates[one] for one in named)
+
+
+def _mdm_facts(payload: Mapping[str, Any], content: Mapping[str, Any]) -> MdmFacts:
+    certificates = _certificates(content)
     return MdmFacts(
         topic=payload["Topic"],
         server_url=payload["ServerURL"],
         check_in_url=payload.get("CheckInURL") or payload["ServerURL"],
         sign_message=payload.get("SignMessage", False),
         check_out_when_removed=payload.get("CheckOutWhenRemoved", False),
+        server_pinned=_pinned(payload, "ServerURLPinningCertificateUUIDs", certificates),
+        check_in_pinned=_pinned(payload, "CheckInURLPinningCertificateUUIDs", certificates),
     )
 
 

@@ -71,7 +71,9 @@ def _from_json(value: dict[str, Any], behaviour: Behaviour) -> SimulatedDevice:
     contents["certificates"] = [tuple(entry) for entry in contents["certificates"]]
     device.contents = Contents(**contents)
     if value["enrolled"]:
-        device.enrolled = Enrolled(**{**value["enrolled"], "mdm": MdmFacts(**value["enrolled"]["mdm"])})
+        mdm = value["enrolled"]["mdm"]
+        pinned = {name: tuple(mdm.get(name, ())) for name in ("server_pinned", "check_in_pinned")}
+        device.enrolled = Enrolled(**{**value["enrolled"], "mdm": MdmFacts(**{**mdm, **pinned})})
         device.anchors = tuple(
             der for _name, der, is_identity in device.contents.certificates if not is_identity
         )

@@ -29,14 +29,22 @@ class Trust:
     profile_only: bool = False
     more: str = ""
 
-    def context(self, anchors: tuple[bytes, ...] = (), identity: Identity | None = None) -> ssl.SSLContext:
+    def context(
+        self,
+        anchors: tuple[bytes, ...] = (),
+        identity: Identity | None = None,
+        pinned: tuple[bytes, ...] = (),
+    ) -> ssl.SSLContext:
         """For a connection of a device with these roots (DER) from its profile, which shows ``identity``.
+
+        ``pinned``: then nothing but these counts, whatever else is said here.
 
         Raises ``OSError`` where ``ca`` cannot be read.
         """
+        trust = Trust(profile_only=True) if pinned else self
         if identity is None:
-            return _shared(self, anchors)
-        context = _make(self, anchors)
+            return _shared(trust, pinned or anchors)
+        context = _make(trust, pinned or anchors)
         show(context, identity)
         return context
 
@@ -76,12 +84,13 @@ class DeviceTls:
     def __init__(self, trust: Trust, device: SimulatedDevice) -> None:
         self._trust = trust
         self._device = device
-        self._made: dict[tuple[tuple[bytes, ...], bytes], ssl.SSLContext] = {}
+        self._made: dict[tuple[tuple[bytes, ...], bytes, tuple[bytes, ...]], ssl.SSLContext] = {}
 
     def __call__(self, url: str) -> ssl.SSLContext:
         """The same context again as long as nothing changed: then the connection can be kept."""
         identity = self._device.shown_to(url)
-        key = (self._device.anchors, identity.certificate if identity else b"")
+        pinned = self._device.pinned_at(url)
+        key = (self._device.anchors, identity.certificate if identity else b"", pinned)
         if key not in self._made:
-            self._made[key] = self._trust.context(self._device.anchors, identity)
+            self._made[key] = self._trust.context(self._device.anchors, identity, pinned)
         return self._made[key]

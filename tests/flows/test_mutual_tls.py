@@ -11,6 +11,7 @@ import hashlib
 import json
 import socket
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pki.core.certificates import encode_pem
 from scep.core.message import Identity
 from simulator.device import Behaviour, SimulatedDevice
-from simulator.exchange import Conversation, Request, converse
+from simulator.exchange import Conversation, Request, SimulationError, converse
 from simulator.hardware import make_hardware
 from simulator.keys import new_key
 from simulator.transport import Transport
 from simulator.trust import DeviceTls, Trust, show
 from tests.conftest import StartServer
+from tests.enrollment.test_server_trust import make
 from tests.support import wire
 from tests.support.inside import inside, refused_since, state
 from tests.support.processes import free_port, wait_until
@@ -246,6 +248,24 @@ def test_the_certificate_is_renewed_without_a_restart(either: Setting) -> None:
     )
     wait_until("another certificate is shown", lambda: either.shown() != first, seconds=60)
     assert either.server.pids["web"] == pids
+
+
+def test_a_pinned_device_believes_the_listed_roots_and_no_other(either: Setting) -> None:
+    """Whatever else it trusts: the root of its own issuer, which signed the server's certificate, as well."""
+    pin = "from enrollment.models import EnrollmentProfile as P\nvalue = P.objects.update(pin_tls={})"
+    inside(either.server, pin.format(True))
+    device = either.device(20, signs=True)
+    inside(either.server, pin.format(False))
+    assert device.enrolled is not None
+    root = x509.load_pem_x509_certificate(either.root.read_bytes()).public_bytes(Encoding.DER)
+    assert device.enrolled.mdm.server_pinned == device.enrolled.mdm.check_in_pinned == (root,)
+    either.carry(device, device.connect())
+    stranger = make("Stranger", now=datetime.now(UTC))
+    device.enrolled.mdm = replace(device.enrolled.mdm, server_pinned=(stranger.der,))
+    before = state(either.server)
+    with pytest.raises(SimulationError, match="certificate verify failed"):
+        either.carry(device, device.connect())
+    assert state(either.server) == before
 
 
 def test_the_check_says_that_devices_will_believe_it(either: Setting) -> None:

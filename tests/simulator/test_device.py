@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ def test_a_device_is_kept_and_found_again(tmp_path: Path) -> None:
     )
     with pytest.raises(SimulationError):
         converse(device.connect(), server)
+    device.enrolled.mdm = replace(MDM, server_pinned=(b"root",))  # type: ignore[union-attr]
     store.save(tmp_path, 3, device)
     (file,) = tmp_path.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
