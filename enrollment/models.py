@@ -371,7 +371,8 @@ class EnrollmentSession(models.Model):
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return f"{self.profile.slug} {self.uuid}"
+        who = self.person or self.serial_number or self.expected_serial_number or self.uuid.hex[:12]
+        return f"{self.profile.name}: {who}"
 
 
 class DeviceAuthority(models.Model):

@@ -63,12 +63,15 @@ _TONES = {
     EnrollmentState.AUTHENTICATED: "info",
     EnrollmentState.QUARANTINED: "wait",
     EnrollmentState.REFUSED: "bad",
+    EnrollmentState.TURN_AWAY: "wait",
 }
 _SHORT: dict[str, str | Promise] = {
     EnrollmentState.AUTHENTICATED: _("authenticated"),
     EnrollmentState.QUARANTINED: _("quarantined"),
     EnrollmentState.REFUSED: _("refused"),
     EnrollmentState.REPLACED: _("replaced"),
+    EnrollmentState.TURN_AWAY: _("to be turned away"),
+    EnrollmentState.TURNED_AWAY: _("turned away"),
 }
 
 
@@ -235,13 +238,14 @@ class DeviceAdmin(_DeviceAdmin):
         found, duplicates = super().get_search_results(request, queryset, search_term)
         if not search_term.strip():
             return found, duplicates
-        binding = "enrollments__binding"
-        return people.found_by_person(queryset, search_term.strip(), binding=binding, or_else=found), False
+        return people.found_by_person(queryset, search_term.strip(), or_else=found), False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         """With state, last contact and what is waiting, at no query more for each row."""
         current = Enrollment.objects.filter(device=OuterRef("pk"), channel=Channel.DEVICE).order_by("-pk")
         live = current.filter(state__in=LIVE_STATES)
+        # Whoever says to be this device has not enrolled it.
+        let_in = current.exclude(state__in=(EnrollmentState.QUARANTINED, EnrollmentState.REFUSED))
         waiting = (
             CommandDelivery.objects.filter(enrollment__device=OuterRef("pk"), state__in=OUTSTANDING)
             .order_by()
@@ -256,7 +260,7 @@ class DeviceAdmin(_DeviceAdmin):
                 live_state=Subquery(live.values("state")[:1]),
                 last_state=Subquery(current.values("state")[:1]),
                 seen_at=Subquery(live.values("last_seen_at")[:1]),
-                binding=Subquery(current.values("binding")[:1]),
+                binding=Subquery(let_in.values("binding")[:1]),
                 waiting=Subquery(waiting.values("count")[:1]),
             )
             .annotate(person=people.person("binding"))
@@ -559,7 +563,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         found, duplicates = super().get_search_results(request, queryset, search_term)
         if not search_term.strip():
             return found, duplicates
-        return people.found_by_person(queryset, search_term.strip(), binding="binding", or_else=found), False
+        return people.found_by_person(queryset, search_term.strip(), or_else=found), False
 
     @admin.display(description=_("reason"))
     def remark(self, enrollment: Enrollment) -> str:

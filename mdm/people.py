@@ -35,11 +35,11 @@ def sessions_of(enrollments: Iterable[Enrollment]) -> dict[UUID, EnrollmentSessi
     return {session.uuid: session for session in sessions}
 
 
-def found_by_person(rows: QuerySet[Row], term: str, *, binding: str, or_else: QuerySet[Row]) -> QuerySet[Row]:
+def found_by_person(rows: QuerySet[Row], term: str, *, or_else: QuerySet[Row]) -> QuerySet[Row]:
     """Of ``rows`` those in ``or_else``, and those whom somebody enrolled whose name has ``term`` in it.
 
-    ``binding``: the path from a row to the binding of its enrollments.
+    ``rows`` have a column or annotation ``binding``.
     """
     sessions = EnrollmentSession.objects.filter(Q(person__icontains=term) | Q(code__label__icontains=term))
-    theirs = rows.model._default_manager.filter(**{f"{binding}__in": sessions.order_by().values("uuid")})
-    return rows.filter(Q(pk__in=or_else.order_by().values("pk")) | Q(pk__in=theirs.order_by().values("pk")))
+    theirs = Q(binding__in=sessions.order_by().values("uuid"))
+    return rows.filter(Q(pk__in=or_else.order_by().values("pk")) | theirs)

@@ -163,6 +163,11 @@ def test_who_enrolled_it_is_shown_and_found(issuer: Issuer, ada: Client) -> None
     listed = ada.get(LIST).content.decode()
     assert "anna@example.org" in listed
     assert "Class 7b" in listed
+    # Who asks to be that device has not enrolled it.
+    rival = make_device("D", udid=nobody.udid, binding=session(issuer, person="mallory").uuid)
+    rival.check_in(rival.authenticate_message())
+    assert "mallory" not in ada.get(LIST).content.decode()
+    assert 'class="action-select"' not in ada.get(LIST, {"q": "mallory"}).content.decode()
 
 
 def test_what_happened_is_on_the_page(issuer: Issuer, ada: Client) -> None:
