@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from django.contrib import admin
 from django.contrib.admin.helpers import AdminErrorList, AdminForm
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
@@ -15,8 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from audit.recording import record
-from pki import profiles
+from pki import profile_records, profiles
 from pki.admin_cells import actor_of
 from pki.core.profile import BUILT_IN, Rules
 from pki.models import CertificateProfile, Issuer, Purpose
@@ -168,24 +166,10 @@ class ProfileAdmin(_Admin):
     # --- keeping it ---
 
     def save_model(self, request: HttpRequest, obj: CertificateProfile, form: Any, change: bool) -> None:
-        """With what was, and what is from now on, in the record."""
-        if change and not form.changed_data:
-            return
-        with transaction.atomic():
-            if change:
-                names = form.changed_data
-                before = CertificateProfile.objects.values(*names).get(pk=obj.pk)
-                details: Any = {n: {"before": before[n], "after": getattr(obj, n)} for n in names}
-            else:
-                details = {name: getattr(obj, name) for name in _RULE_FIELDS}
-            obj.save()
-            action = "certificate_profile.changed" if change else "certificate_profile.added"
-            record(action, actor=actor_of(request), target=obj, details=details)
+        profile_records.save(obj, form.changed_data, new=not change, actor=actor_of(request))
 
     def delete_model(self, request: HttpRequest, obj: CertificateProfile) -> None:
-        with transaction.atomic():
-            record("certificate_profile.removed", actor=actor_of(request), target=obj)
-            obj.delete()
+        profile_records.remove(obj, actor=actor_of(request))
 
     def get_actions(self, request: HttpRequest) -> Any:
         """One by one: each removal brings other rules into force."""

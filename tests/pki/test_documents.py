@@ -18,6 +18,7 @@ _COMMANDS = {
     "issuer": "pki",
     "certificate": "pki",
     "trust_issuer": "pki",
+    "certificate_profile": "pki",
     "rotate_encryption_key": "mdm_project",
 }
 

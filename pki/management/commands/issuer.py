@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from audit.recording import Actor
-from pki import issuers, retirement, rollover, subordinate
+from pki import issuers, outlook, retirement, rollover, subordinate
 from pki.core.certificates import encode_pem
 from pki.issuers import DEFAULT_ALGORITHM, IssuerMissing, IssuerRefused
 from pki.keys import ALGORITHMS
@@ -41,7 +41,7 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(
             dest="action",
             required=True,
-            metavar="list|create|renew|rekey|activate|close|retire|resume|revoke|csr|import|export",
+            metavar="list|create|outlook|renew|rekey|activate|close|retire|resume|revoke|csr|import|export",
         )
 
         def add(name: str, text: str, *, slug: bool = True) -> CommandParser:
@@ -60,6 +60,7 @@ class Command(BaseCommand):
         creating.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=DEFAULT_ALGORITHM)
         creating.add_argument("--years", type=int, default=10, help="validity of its certificate")
         _add_token(creating)
+        add("outlook", "renew or re-key? what will and will not validate afterwards")
         renewing = add("renew", "a new certificate for the same key; below an external CA: a request for one")
         renewing.add_argument("--years", type=int, help="default: for as long as the one before")
         rekeying = add("rekey", "make the next key, with its certificate, links and CRL")
@@ -105,6 +106,7 @@ class Command(BaseCommand):
             return
         acts: Mapping[str, Callable[[dict[str, Any]], None]] = {
             "create": self.create,
+            "outlook": self.outlook,
             "renew": self.renew,
             "rekey": self.rekey,
             "activate": self.activate,
@@ -172,6 +174,33 @@ class Command(BaseCommand):
         self.told(issuer, options)
 
     # --- renew and re-key ---
+
+    def outlook(self, options: dict[str, Any]) -> None:
+        """What renewing and re-keying would do, from this issuer's own certificates."""
+        found = outlook.outlook(_issuer(options["slug"]), timezone.now())
+        told: dict[str, Any] = {
+            "advice": str(found.advice.text),
+            "in_force": found.current.live,
+            "devices": found.current.devices,
+            "outliving": found.outliving,
+            "tried": found.trial.tried,
+            "fitting": found.trial.fitting,
+            "misfits": [
+                {"serial_number": row.serial_number, "reason": reason} for row, reason in found.trial.misfits
+            ],
+            "renew": [str(statement.text) for statement in found.renewal],
+            "rekey": [str(statement.text) for statement in found.rekey],
+        }
+        if options["json"]:
+            self.stdout.write(json.dumps(told, ensure_ascii=False))
+            return
+        self.stdout.write(told["advice"])
+        for title, name in (("Renew", "renew"), ("Re-key", "rekey")):
+            self.stdout.write(f"{title}:")
+            for text in told[name]:
+                self.stdout.write(f"  {text}")
+        for misfit in told["misfits"]:
+            self.stdout.write(f"would not validate: {misfit['serial_number']}: {misfit['reason']}")
 
     def renew(self, options: dict[str, Any]) -> None:
         """A renewed certificate, or the request for one."""
