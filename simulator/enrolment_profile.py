@@ -7,12 +7,15 @@ import plistlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from commands.core import plist
 from pki.core import cms
 from pki.core.path import verify_issued_by
 from pki.core.scan import Malformed
+from pki.core.server_trust import Anchor, Known, Roots, find_way
+from pki.public_roots import public_roots
 from scep.core.message import Identity
 from simulator.exchange import SimulationError
 
@@ -85,7 +88,7 @@ def read_enrolment_profile(
     anchors = tuple(_certificates(content).values())
     for one in (signer, *signers):
         if one is not None:
-            _verify_signer(one, anchors)
+            _verify_signer(one, anchors, cms.certificates_of(data))
     scep_payload, mdm_payload = _one(content, "com.apple.security.scep"), _one(content, "com.apple.mdm")
     if mdm_payload.get("IdentityCertificateUUID") != scep_payload.get("PayloadUUID"):
         raise SimulationError(STEP, "IdentityCertificateUUID names no payload of the profile")
@@ -166,15 +169,21 @@ def _one(content: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return found[0]
 
 
-def _verify_signer(signer: bytes, anchors: tuple[bytes, ...]) -> None:
-    """A device shows "Verified" only where the signer leads to a trusted root; ours is in the profile."""
+def _verify_signer(signer: bytes, anchors: tuple[bytes, ...], along: Sequence[bytes]) -> None:
+    """A device shows "Verified" only where the signer leads to a root that it trusts.
+
+    Ours is in the profile; a public one it has, and what stands between comes ``along``.
+    """
     for anchor in anchors:
         try:
             verify_issued_by(signer, anchor)
         except Malformed:
             continue
         return
-    raise SimulationError(STEP, "signed by a certificate that no certificate of the profile issued")
+    known = Known(public_roots(), Roots(anchors), Roots([]))
+    found, _way = find_way((signer, *along), known, datetime.now(UTC))
+    if found not in {Anchor.PUBLIC, Anchor.IN_PROFILE}:
+        raise SimulationError(STEP, "signed by a certificate that no certificate of the profile issued")
 
 
 def _scep_facts(content: Mapping[str, Any]) -> ScepFacts:

@@ -20,8 +20,11 @@ from enrollment.models import EnrollmentProfile, EnrollmentSession
 from pki import issuers, profile_signers
 from pki.core import cms
 from pki.core.certificates import encode_pem
+from pki.core.server_trust import Roots
 from pki.models import Purpose
+from simulator import enrolment_profile
 from simulator.enrolment_profile import read_identity_profile
+from simulator.exchange import SimulationError
 from tests.enrollment.conftest import _keys_are_made_once, issuer, profile  # noqa: F401 - fixtures
 from tests.enrollment.device_cas import authority, rsa_key
 from tests.enrollment.phone import Phone, make_phone, trust
@@ -122,7 +125,7 @@ def test_an_elliptic_key_gets_the_profile_signed_but_only_tls_hides_it(
 
 
 def test_a_public_certificate_signs_where_it_was_chosen(
-    phone: Phone, profile: EnrollmentProfile, openssl: Openssl
+    phone: Phone, profile: EnrollmentProfile, openssl: Openssl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then a device that knows nothing of us yet finds its way to a root that it has."""
     now = timezone.now()
@@ -139,3 +142,9 @@ def test_a_public_certificate_signs_where_it_was_chosen(
     assert readable(openssl, last, public.der)["IsEncrypted"] is True
     assert openssl.opens_signature(last, own_root) is None
     assert phone.session().told["signer"] == signer.sha256  # type: ignore[index]
+    # A simulated device goes all the way where it has that root, and nowhere where it has not.
+    with pytest.raises(SimulationError, match="no certificate of the profile issued"):
+        make_phone("B").enrol()
+    monkeypatch.setattr(enrolment_profile, "public_roots", lambda: Roots([public.der]))
+    make_phone("C").enrol()
+    assert phone.session().state == "COMPLETED"
