@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -153,6 +153,17 @@ def import_certificate(
 
 
 def _take_into_use(
+    brought: _Import, confirm_topic_change: bool, actor: Actor, now: datetime
+) -> PushCertificate:
+    try:
+        return _replace_active(brought, confirm_topic_change, actor, now)
+    except IntegrityError:  # the database lets one be active for a topic
+        raise PushCertificateRefused(
+            _("Another certificate of this topic was imported at the same moment. Look at it, or try again.")
+        ) from None
+
+
+def _replace_active(
     brought: _Import, confirm_topic_change: bool, actor: Actor, now: datetime
 ) -> PushCertificate:
     with transaction.atomic():

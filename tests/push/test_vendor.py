@@ -7,7 +7,9 @@ import io
 import json
 import plistlib
 import subprocess
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.core.management import CommandError, call_command
+from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
@@ -479,3 +482,28 @@ def test_the_command_signs_imports_and_renews(
         run("sign")
     with pytest.raises(CommandError, match="out of use"):
         run("sign", "--vendor", str(imported["vendor"]))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_imports_at_the_same_moment_leave_one_certificate_in_use(
+    authority: Authority, now: datetime
+) -> None:
+    """Whichever is second replaces the first, or is told; never are two in use for one topic."""
+    files_at_once = [b"".join(authority.quick_push_certificate(TOPIC)) for _number in range(3)]
+    start = threading.Barrier(len(files_at_once))
+
+    def take(data: bytes) -> str:
+        try:
+            start.wait(timeout=20)
+            certificates.import_certificate(data, actor=ADMIN, now=now)
+        except PushCertificateRefused as refused:
+            return refused.reason
+        finally:
+            connection.close()
+        return ""
+
+    with ThreadPoolExecutor(len(files_at_once)) as pool:
+        told = list(pool.map(take, files_at_once))
+    assert all(reason == "" or "same moment" in reason for reason in told), told
+    assert told.count("") >= 1
+    assert PushCertificate.objects.filter(state=PushCertificateState.ACTIVE).count() == 1
