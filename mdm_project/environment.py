@@ -82,6 +82,9 @@ def database(url: str | None) -> dict[str, Any]:
         options = dict(parse_qsl(parts.query))
         # Only what asks for it is prepared (database.prepared). PgBouncer before 1.21 cannot hold it.
         threshold = None if options.pop("prepared", "yes") == "no" else NEVER_BY_ITSELF
+        largest = options.pop("connections", "10")
+        if not largest.isdecimal() or int(largest) < 1:
+            raise ImproperlyConfigured(f"connections in DATABASE_URL is at least 1, not {largest!r}")
         return {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": unquote(parts.path.lstrip("/")),
@@ -93,11 +96,13 @@ def database(url: str | None) -> dict[str, Any]:
             # Asking a connection whether it lives costs a fifth of an idle connect. After a restart of the
             # database each one fails one request instead (503, the device comes again), and is replaced.
             "CONN_HEALTH_CHECKS": False,
+            # A pooler that lends a connection for one transaction loses cursors that live longer.
+            "DISABLE_SERVER_SIDE_CURSORS": options.pop("cursors", "yes") == "no",
             "OPTIONS": {
                 "connect_timeout": 3,
                 "prepare_threshold": threshold,
                 **options,
-                "pool": {"min_size": 1, "max_size": 10, "timeout": 3},
+                "pool": {"min_size": 1, "max_size": int(largest), "timeout": 3},
             },
         }
     raise ImproperlyConfigured("DATABASE_URL starts with sqlite:/// or postgres://")

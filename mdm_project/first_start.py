@@ -68,13 +68,17 @@ def ensure_administrator() -> Credentials | None:
 def _our_turn() -> Iterator[None]:
     """One set-up at a time for one database: an advisory lock, or a lock file beside the SQLite file."""
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [_TURN])
+        # As long as a transaction on a connection of its own lasts: a pooler that lends connections for one
+        # transaction would lose a lock of the session, or keep it for ever.
+        holder = connection.copy()
         try:
+            holder.set_autocommit(False)
+            with holder.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_TURN])
             yield
+            holder.rollback()
         finally:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [_TURN])
+            holder.close()
         return
     path = Path(f"{connection.settings_dict['NAME']}.set-up")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

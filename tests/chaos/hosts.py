@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support import apns
 from tests.support.processes import free_port, wait_until
 from tests.support.server import ROOT, RunningServer
-from tests.support.services import Postgres, Redis
+from tests.support.services import Missing, Postgres, Redis, Service
 
 PORT = 8000
 
@@ -123,6 +123,37 @@ class BridgedRedis(Redis):
     @property
     def url(self) -> str:
         return f"redis://{self.address}:{self.port}/0"
+
+
+class PgBouncer(Service):
+    """A pooler in front of PostgreSQL that lends its few connections for one transaction each."""
+
+    def __init__(self, postgres: BridgedPostgres, connections: int = 8) -> None:
+        self.program = shutil.which("pgbouncer")
+        if self.program is None:
+            raise Missing("pgbouncer is not installed")
+        super().__init__()
+        self.postgres = postgres
+        self.settings = self.folder / "pgbouncer.ini"
+        self.settings.write_text(
+            "[databases]\n"
+            f"* = host=127.0.0.1 port={postgres.port} user={postgres.USER}\n"
+            "[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1,{postgres.address}\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\n"
+            "max_client_conn = 500\n"
+        )
+        if postgres.owner:
+            shutil.chown(self.folder, postgres.owner)
+            shutil.chown(self.settings, postgres.owner)
+
+    def start(self) -> None:
+        self._spawn([str(self.program), "-q", str(self.settings)], self.postgres.owner)
+        self._wait_for_port()
+
+    def url(self, name: str) -> str:
+        user, address = self.postgres.USER, self.postgres.address
+        return f"postgres://{user}@{address}:{self.port}/{name}?prepared=no&cursors=no"
 
 
 @contextmanager

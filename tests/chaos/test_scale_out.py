@@ -1,5 +1,7 @@
 """Three hosts with three web servers, two workers and two beats on one PostgreSQL and one Redis.
 
+Where PgBouncer is installed, all hosts but the first reach PostgreSQL through it.
+
 Any process may be killed at any time (``kill -9``) while commands are queued, devices are woken and answer:
 every command arrives at every device, none twice after its answer, and nothing is recorded twice.
 """
@@ -27,7 +29,15 @@ from simulator.exchange import Request, Response, SimulationError, converse
 from simulator.hardware import make_hardware
 from simulator.keys import new_key
 from simulator.transport import Transport
-from tests.chaos.hosts import BridgedPostgres, BridgedRedis, Host, Network, bridged_apns, network
+from tests.chaos.hosts import (
+    BridgedPostgres,
+    BridgedRedis,
+    Host,
+    Network,
+    PgBouncer,
+    bridged_apns,
+    network,
+)
 from tests.support.apns import ApnsStandIn, Push
 from tests.support.processes import wait_until
 from tests.support.server import ROOT
@@ -128,15 +138,21 @@ class Installation:
 
 @contextmanager
 def installation(
-    net: Network, folder: Path, apns: ApnsStandIn, database: str, redis: str
+    net: Network, folder: Path, apns: ApnsStandIn, databases: tuple[str, str, str], redis: str
 ) -> Iterator[Installation]:
     keys = {
         "BRAMLEY_SECRET_KEY": secrets.token_urlsafe(48),
         "BRAMLEY_ENCRYPTION_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
     }
-    options = {"database_url": database, "redis_url": redis, "apns_url": apns.url, "apns_ca": apns.ca_file}
+    options = {"redis_url": redis, "apns_url": apns.url, "apns_ca": apns.ca_file}
     hosts = [
-        Host(folder / f"host-{number}", place, only="web" if number == 2 else None, **options)
+        Host(
+            folder / f"host-{number}",
+            place,
+            only="web" if number == 2 else None,
+            database_url=databases[number - 1],
+            **options,
+        )
         for number, place in enumerate(net.hosts, 1)
     ]
     for host in hosts:
@@ -147,7 +163,7 @@ def installation(
             host.launch()
         for host in hosts:
             host.wait()
-        yield Installation(hosts, database)
+        yield Installation(hosts, databases[0])
         for host in hosts:
             host.process.send_signal(signal.SIGTERM)
         assert [host.process.wait(60) for host in hosts] == [0, 0, 0]
@@ -162,7 +178,9 @@ def test_any_process_is_killed_under_load(tmp_path: Path) -> None:
             pytest.skip(str(reason))
         apns = stack.enter_context(bridged_apns(net.inside))
         database = postgres.create_database("scale")
-        site = stack.enter_context(installation(net, tmp_path, apns, database, redis.url))
+        pooled = pooled_url(stack, postgres, "scale") or database
+        databases = (database, pooled, pooled)
+        site = stack.enter_context(installation(net, tmp_path, apns, databases, redis.url))
         import_push_certificate(site.hosts[0], apns)
         site.enrol(DEVICES)
         apns.on_push = site.note
@@ -179,6 +197,14 @@ def test_any_process_is_killed_under_load(tmp_path: Path) -> None:
             for follower in followers:
                 follower.join()
         verify(site)
+
+
+def pooled_url(stack: ExitStack, postgres: BridgedPostgres, name: str) -> str:
+    """The database's address at a PgBouncer; empty where there is none."""
+    try:
+        return stack.enter_context(PgBouncer(postgres)).url(name)
+    except Missing:
+        return ""
 
 
 def kill_under_load(site: Installation) -> None:

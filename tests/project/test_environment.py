@@ -114,3 +114,30 @@ def test_databases() -> None:
     assert postgres["OPTIONS"]["sslmode"] == "require"
     with pytest.raises(ImproperlyConfigured, match="DATABASE_URL"):
         environment.database("mysql://x/y")
+
+
+def test_what_a_pooler_needs_stands_in_the_address() -> None:
+    plain = environment.database("postgres://u@h/n")
+    assert plain["DISABLE_SERVER_SIDE_CURSORS"] is False
+    assert plain["OPTIONS"]["pool"]["max_size"] == 10
+    pooled = environment.database("postgres://u@h/n?prepared=no&cursors=no&connections=3&sslmode=require")
+    assert pooled["DISABLE_SERVER_SIDE_CURSORS"] is True
+    assert pooled["OPTIONS"]["prepare_threshold"] is None
+    assert pooled["OPTIONS"]["pool"]["max_size"] == 3
+    assert pooled["OPTIONS"]["sslmode"] == "require"
+    assert not {"cursors", "connections", "prepared"} & set(pooled["OPTIONS"])
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_a_pool_has_at_least_one_connection(number: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="connections"):
+        environment.database(f"postgres://u@h/n?connections={number}")
+
+
+@pytest.mark.parametrize(("text", "found"), [("", None), ("250", 250)])
+def test_no_number_is_no_limit(text: str, found: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAMLEY_PUSHES_PER_SECOND", text)
+    assert environment.count_or_none("BRAMLEY_PUSHES_PER_SECOND") == found
+    monkeypatch.setenv("BRAMLEY_PUSHES_PER_SECOND", "fast")
+    with pytest.raises(ImproperlyConfigured, match="BRAMLEY_PUSHES_PER_SECOND"):
+        environment.count_or_none("BRAMLEY_PUSHES_PER_SECOND")
