@@ -16,7 +16,7 @@ from enrollment import offering
 from enrollment.direct import NotOffered, Offered, offer
 from enrollment.models import EnrollmentProfile, EnrollmentSession, SessionState
 from enrollment.setup import ensure_default_profile
-from pki import issuers
+from pki import issuers, signing
 from pki.models import Issuer, IssuerState, Purpose
 from scep import challenges
 from scep.core.decision import ChallengeStanding
@@ -160,7 +160,7 @@ def test_nothing_is_left_of_a_download_that_failed(
         raise RuntimeError("the signer is gone")
 
     offering.signer(NOW)  # made at the first use, and kept whatever comes of that
-    monkeypatch.setattr(offering.signing, "sign_by", fail)
+    monkeypatch.setattr(signing, "sign_by", fail)
     with no_change(), pytest.raises(RuntimeError):
         offered(profile)
 
