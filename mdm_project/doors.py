@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -16,7 +17,7 @@ from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import Resolver404, get_resolver
+from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
 
 from audit.addresses import CLIENT_ADDRESS
@@ -42,7 +43,7 @@ def respond(request: HttpRequest) -> HttpResponse:
     """Resolve and call the view. A fault is a 5xx with an empty body, never a 401 and never a page."""
     translation.deactivate()  # of a person whom this thread served before
     try:
-        match = get_resolver(settings.DEVICE_URLCONF).resolve(request.path_info)
+        match = _resolve(request.path_info)
         request.resolver_match = match
         response: HttpResponse = match.func(request, *match.args, **match.kwargs)
     except (Resolver404, Http404):
@@ -64,6 +65,12 @@ def respond(request: HttpRequest) -> HttpResponse:
     if not response.streaming:
         response.headers["Content-Length"] = str(len(response.content))
     return response
+
+
+@lru_cache(maxsize=256)
+def _resolve(path: str) -> ResolverMatch:
+    """The view for a path. Nearly all requests of devices go to a handful of paths."""
+    return get_resolver(settings.DEVICE_URLCONF).resolve(path)
 
 
 class Doors:

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from audit.recording import SERVER
 from commands import queue
-from commands.models import CommandDelivery, CommandSource, DeliveryState
+from commands.models import Command, CommandDelivery, CommandSource, DeliveryState
 from devices.models import Enrollment, Identity
+from push import outbox
+from push.models import PushRequest, PushState
 from tests.mdm.support import enrollment_of
 from tests.support.device_door import Answer
 from tests.support.devices import Device, command_uuid, make_device, make_issuer
+from tests.support.processes import wait_until
 
 T = TypeVar("T")
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -127,3 +130,45 @@ def test_check_ins_and_connects_of_one_device_do_not_block_each_other() -> None:
         device.idle,
     ]
     assert {answer.status for answer in together(calls)} == {200}
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="on SQLite one transaction writes at a time")
+def test_a_command_that_is_queued_while_an_answer_is_taken_keeps_its_push() -> None:
+    """What is queued when the answer has begun to look at the queue is not seen: its push has to stay due."""
+    device = enrolled()
+    enrollment = enrollment_of(device)
+    first = enqueue(enrollment)
+    assert command_uuid(device.idle()).lower() == str(first.uuid)
+    answering = threading.Thread(target=answer_and_close, args=(device, str(first.uuid)))
+    with transaction.atomic():
+        second = enqueue(enrollment)  # holds the row of the push, as yet invisible to others
+        answering.start()
+        wait_until("the answer waits for the push", somebody_waits_for_a_row)
+    answering.join()
+    states = dict(CommandDelivery.objects.values_list("command__uuid", "state"))
+    assert (states[first.uuid], states[second.uuid]) == (DeliveryState.ACKNOWLEDGED, DeliveryState.QUEUED)
+    push = PushRequest.objects.get(enrollment=enrollment)
+    assert push.state == PushState.DUE
+    assert push.due_at is not None
+    assert push.due_at < timezone.now() + outbox.AT_LEAST_BETWEEN
+
+
+def enqueue(enrollment: Enrollment) -> Command:
+    now = timezone.now()
+    return queue.enqueue(
+        "ProfileList", None, [enrollment.pk], source=CommandSource.ADMIN, actor=SERVER, now=now
+    ).command
+
+
+def answer_and_close(device: Device, uuid: str) -> None:
+    try:
+        assert device.answer(uuid).status == 200
+    finally:
+        connection.close()
+
+
+def somebody_waits_for_a_row() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        (waits,) = cursor.fetchone()
+    return bool(waits)
