@@ -70,7 +70,7 @@ class Page:
     actions: tuple[tuple[str, str], ...]
     tiles: tuple[Tile, ...]
     chart: SafeString | str
-    history: SafeString
+    history: SafeString | str
     keys: tuple[KeyRow, ...]
     chain: tuple[Link, ...]
     subordinates: tuple[Issuer, ...]
@@ -88,7 +88,7 @@ def page_of(issuer: Issuer, now: datetime, *, may_change: bool) -> Page:
         actions=tuple(_actions(issuer, rows)) if may_change else (),
         tiles=tuple(_tiles(issuer, counted)),
         chart=expiries.draw(expiries.months(issuer, now)) if counted.live else "",
-        history=expiries.draw_history(expiries.history(issuer, now)),
+        history=expiries.draw_history(expiries.history(issuer, now)) if own and counted.issued else "",
         keys=rows,
         chain=tuple(_chain(issuer)),
         subordinates=tuple(issuer.subordinates.order_by("slug")),
