@@ -64,7 +64,8 @@ STALE = 30.0
 WATCH_INTERVAL = 1.0
 ATTEMPTS = 3
 """How often one push is sent within a batch, when connections break under it."""
-MAX_STREAMS = 1000
+MAX_STREAMS = 100
+"""Requests at once on one connection. h2 walks through all of them at every request: more cost more each."""
 
 _CERTIFICATE_ALERTS = (
     "BAD_CERTIFICATE",
@@ -104,7 +105,7 @@ class ApnsClient:
     """
 
     def __init__(
-        self, certificate_pem: bytes, key_pem: bytes, url: str, ca_file: str = "", connections: int = 2
+        self, certificate_pem: bytes, key_pem: bytes, url: str, ca_file: str = "", connections: int = 4
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname:
