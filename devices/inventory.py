@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from database import rows
 from devices.core.facts import device_fields, to_json
 from devices.core.platforms import platform_of
 from devices.core.text import clean_line
@@ -36,11 +37,11 @@ def record_device_information(device: Device, responses: Mapping[str, Any], now:
     if isinstance(supervised, bool):
         device.supervised = supervised
         changed.append("supervised")
-    device.save(update_fields=changed)
+    rows.update(device, *dict.fromkeys(changed))
 
 
 def record_security_information(device: Device, info: Mapping[str, Any], now: datetime) -> None:
     """Replace what is known about the device's security by a ``SecurityInfo`` answer."""
     device.security = to_json(info)
     device.security_at = now
-    device.save(update_fields=["security", "security_at"])
+    rows.update(device, "security", "security_at")
