@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.urls import NoReverseMatch, reverse
 
+from devices.models import Enrollment, EnrollmentState
 from renewal.models import RekeyCampaign, RenewalPermit
 from tests.console.fleet import Fleet, make_fleet, make_push_certificate, make_records
 from tests.console.fleet_campaign import make_campaign
@@ -22,6 +23,15 @@ pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
 ]
 PASSWORD = "orchard-gate-9"
+# What says 64 hexadecimal digits and does not show all of them (lists scroll sideways in a box of their own).
+CUT = """
+() => [...document.querySelectorAll("#content *")]
+    .filter(one => !one.children.length && /(^|[^0-9a-f])[0-9a-f]{64}($|[^0-9a-f])/i.test(one.textContent))
+    .filter(one => !one.closest("#result_list"))
+    .filter(one => one.getBoundingClientRect().right > window.innerWidth
+        || (getComputedStyle(one).overflow !== "visible" && one.scrollWidth > one.clientWidth + 1))
+    .map(one => one.outerHTML.slice(0, 200))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +63,7 @@ def pages() -> list[tuple[str, str]]:
 def forms(fleet: Fleet) -> list[tuple[str, str]]:
     """Pages that ask before they act."""
     device, certificate = fleet.devices[0].pk, fleet.certificates[0].pk
+    held = Enrollment.objects.filter(state=EnrollmentState.QUARANTINED).values_list("pk", flat=True)[0]
     campaign = RekeyCampaign.objects.get().pk
     expired = RenewalPermit.objects.get().enrollment.device_id
     return [
@@ -66,6 +77,10 @@ def forms(fleet: Fleet) -> list[tuple[str, str]]:
         ("send-what", f"{reverse('admin:commands_command_send')}?devices={device}"),
         ("send-lock", f"{reverse('admin:commands_command_send')}?devices={device}&request_type=DeviceLock"),
         ("revoke", reverse("admin:pki_certificate_revoke", args=[certificate])),
+        ("unenrol", reverse("admin:devices_device_unenrol", args=[device])),
+        ("block", reverse("admin:devices_device_block", args=[device])),
+        ("held", reverse("admin:devices_enrollment_change", args=[held])),
+        ("admit", reverse("admin:devices_enrollment_decide", args=[held, "admit"])),
         ("begin-campaign", reverse("admin:renewal_rekeycampaign_start")),
         ("close-keys", reverse("admin:renewal_rekeycampaign_close", args=[campaign])),
         ("let-in", reverse("admin:renewal_identityrenewal_device", args=[expired])),
@@ -79,6 +94,7 @@ def look_around(guest: Visitor, suffix: str, *, narrow: bool = False) -> None:
         if narrow:
             wider = guest.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wider <= 0, f"{path} is wider than the screen"
+            assert guest.page.evaluate(CUT) == [], f"a fingerprint is cut at {path}"
         guest.picture(f"{name}-{suffix}", whole=not name.endswith("-list"))
 
 

@@ -214,15 +214,17 @@ def test_a_revoked_certificate_is_refused_on_an_open_connection(certificates: Se
 # What the server shows
 
 
+@pytest.mark.parametrize("flow", ["direct", "ota"])
 def test_the_fleet_enrols_with_the_root_of_its_profile_and_no_other(
-    certificates: Setting, tmp_path: Path
+    certificates: Setting, tmp_path: Path, flow: str
 ) -> None:
     done = certificates.server.manage(
         *("simulate", "--url", certificates.server.url, "--insecure", "--trust-profile", "--mutual-tls"),
-        *("--devices", "20", "--rounds", "2", "--signature", "none", "--keys", str(tmp_path), "--json"),
+        *("--flow", flow, "--devices", "10", "--rounds", "2", "--signature", "none", "--json"),
+        *("--state", str(tmp_path)),
     )
     report = json.loads(done.stdout.splitlines()[-1])
-    assert (report["enrolled"], report["errors"], report["connects"]) == (20, 0, 40)
+    assert (report["enrolled"], report["errors"], report["connects"]) == (10, 0, 20)
 
 
 def test_another_root_is_not_believed(certificates: Setting, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from django.core.management import CommandError
 
 from simulator.fleet import Fleet, Plan
 from simulator.management.commands.simulate import profile_url
+from tests.support.inside import inside
 from tests.support.server import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -74,6 +75,38 @@ def test_what_fails_is_told_line_by_line(running_server: RunningServer) -> None:
     assert errors.count("download of the profile: HTTP 404") == 2
 
 
+def test_people_show_a_code_or_sign_in(running_server: RunningServer, tmp_path: Path) -> None:
+    codes, password = tmp_path / "codes", tmp_path / "password"
+    password.write_text("orchard-gate-9")
+    minted = inside(
+        running_server,
+        """
+from audit.recording import SERVER
+from django.contrib.auth.models import User
+from django.utils import timezone
+from enrollment.codes import mint
+from enrollment.models import EnrollmentProfile
+issuer = EnrollmentProfile.objects.get(slug="default").issuer
+made = {slug: EnrollmentProfile.objects.create(slug=slug, name=slug, issuer=issuer, access=access)
+        for slug, access in (("coded", "CODE"), ("people", "LOGIN"))}
+User.objects.create_user("anna", password="orchard-gate-9")
+minted = mint(made["coded"], count=2, label="", max_uses=1, actor=SERVER, now=timezone.now())
+value = [code for _row, code in minted]
+""",
+    )
+    codes.write_text("\n".join(minted))
+    coded = ("--enroll", "coded", "--codes", str(codes), "--json")
+    report, errors = simulate(running_server, *coded, "--devices", "2")
+    assert (report["enrolled"], errors) == (2, "")
+    report, errors = simulate(running_server, *coded, "--devices", "1", code=1)
+    assert (report["enrolled"], "This code does not work" in errors) == (0, True)
+    known = ("--login", "anna", "--password-file", str(password))
+    report, errors = simulate(
+        running_server, "--enroll", "people", "--flow", "ota", *known, "--devices", "2", "--json"
+    )
+    assert (report["enrolled"], errors) == (2, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,6 +116,7 @@ def test_what_fails_is_told_line_by_line(running_server: RunningServer) -> None:
         (["--not-now", "2"], "--not-now is between 0 and 1"),
         (["--pause", "-1"], "--pause is not negative"),
         (["--ca", "/nowhere.pem"], "Cannot read /nowhere.pem"),
+        (["--codes", "/nowhere"], "Cannot read /nowhere"),
     ],
 )
 def test_what_cannot_be_asked_for(running_server: RunningServer, arguments: list[str], message: str) -> None:
