@@ -22,6 +22,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.addresses import client_address
 from audit.recording import Actor, record
+from devices.models import Device
 from enrollment import blocking, codes, openid
 from enrollment.blocking import BlockRefused
 from enrollment.codes import MAX_AT_ONCE, CodeRefused
@@ -396,7 +397,8 @@ class BlockedDeviceAdmin(_BlockedAdmin):
     list_display = ["identifier", "reason", "created_at", "created_by"]
     search_fields = ["identifier", "normal", "reason"]
     search_help_text = _("Serial number, UDID, reason")
-    fields = ["identifier", "reason", "created_at", "created_by"]
+    fields = ["identifier", "devices", "reason", "created_at", "created_by"]
+    readonly_fields = ["devices"]
     actions = ["unblock"]
 
     def has_change_permission(self, request: HttpRequest, obj: BlockedDevice | None = None) -> bool:
@@ -429,6 +431,16 @@ class BlockedDeviceAdmin(_BlockedAdmin):
                 self.message_user(request, text, messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:enrollment_blockeddevice_changelist"))
         return own_page(self, request, "blockeddevice/block.html", gettext("Block devices"), form)
+
+    @admin.display(description=_("known here as"))
+    def devices(self, blocked: BlockedDevice) -> SafeString | str:
+        """The devices with this serial number or UDID, as devices themselves write them."""
+        bare = blocked.identifier.replace("-", "").replace(" ", "")
+        known = Device.objects.filter(
+            Q(serial_number__iexact=bare) | Q(udid__iexact=blocked.identifier) | Q(udid__iexact=bare)
+        )
+        links = [(reverse("admin:devices_device_change", args=[row.pk]), str(row)) for row in known[:20]]
+        return format_html_join(", ", '<a href="{}">{}</a>', links) or "-"
 
     @admin.action(description=_("Let the chosen devices in again"), permissions=["unblock"])
     def unblock(self, request: HttpRequest, queryset: QuerySet[BlockedDevice]) -> None:

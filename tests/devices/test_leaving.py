@@ -255,3 +255,12 @@ def test_nonsense_is_not_found(three: list[Device], ada: Client, devices: str) -
         data = {"devices": devices, "typed": "0", "way": "remove"}
         assert ada.post(reverse("admin:devices_device_unenrol_many"), data).status_code == 404
         assert ada.get(reverse("admin:devices_device_unenrol_many")).status_code == 405
+
+
+def test_a_block_leads_to_the_device(issuer: Issuer, ada: Client) -> None:
+    device = enrolled(issuer, "A")
+    post(ada, "block", device)
+    link = f'href="/admin/devices/device/{row(device).pk}/change/"'
+    for blocked in BlockedDevice.objects.all():
+        shown = ada.get(reverse("admin:enrollment_blockeddevice_change", args=[blocked.pk]))
+        assert link in shown.content.decode()
