@@ -165,9 +165,19 @@ def find(passwords: Sequence[str], issuer: Issuer, now: datetime) -> Found:
         return Found(ChallengeStanding.SEVERAL)
     if not passwords or not passwords[0]:
         return Found(ChallengeStanding.ABSENT)
-    if len(passwords[0]) > MAX_VALUE:
-        return Found(ChallengeStanding.UNKNOWN)
-    row = statements.find_challenge(keyed_hashes(passwords[0], purpose=_PURPOSE_OF_HASH))
+    hashes = hashes_of(passwords)
+    return judge(statements.find_challenge(hashes) if hashes else None, issuer, now)
+
+
+def hashes_of(passwords: Sequence[str]) -> list[bytes]:
+    """By what a challengePassword is looked up; empty where there is none, or not one that could be ours."""
+    if len(passwords) != 1 or not 0 < len(passwords[0]) <= MAX_VALUE:
+        return []
+    return keyed_hashes(passwords[0], purpose=_PURPOSE_OF_HASH)
+
+
+def judge(row: tuple[Challenge, int | None] | None, issuer: Issuer, now: datetime) -> Found:
+    """What a challenge is worth for this issuer, as it was found; ``row``: with its certificate profile."""
     if row is None:
         return Found(ChallengeStanding.UNKNOWN)
     challenge, profile = row

@@ -82,7 +82,7 @@ def _at_once(asked: Asked, opened: OpenedRequest) -> Issued | None:
     rules = asked.service.rules
     if not usual or rules.mode is not ChallengeMode.BOUND or authority is None or asked.issuing_key:
         return None
-    wanted, found = _wanted(asked, opened), _find(asked, opened)
+    wanted, found = _wanted(asked, opened), asked.found or _find(asked, opened)
     if isinstance(wanted, Refusal) or found.challenge is None:
         return None
     if decide(MessageType.PKCS_REQ, found.standing, Stranger(), rules) is not Ground.CHALLENGE:

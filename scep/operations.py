@@ -23,10 +23,18 @@ from pki.core.certificates import describe_holder, read_identifiers
 from pki.core.policy import KeyRefused, verify_key
 from pki.core.scan import Malformed
 from scep import approvals, granting, recipients, retrieval, standing, transactions, webhooks
+from scep.challenges import Found
 from scep.core import capabilities, message
 from scep.core.attributes import FailInfo
 from scep.core.decision import Refusal, message_type_of
-from scep.core.message import Credentials, Opened, OpenedPoll, OpenedQuery, SignedRequest
+from scep.core.message import (
+    Credentials,
+    Opened,
+    OpenedPoll,
+    OpenedQuery,
+    OpenedRequest,
+    SignedRequest,
+)
 from scep.core.wire import MAX_MESSAGE, PKI_MESSAGE
 from scep.recipients import Recipient
 from scep.standing import Standing
@@ -54,15 +62,20 @@ class Reply:
 
 
 def pki_operation(
-    stands: Standing, body: bytes, *, remote_addr: str, user_agent: str, now: datetime
+    stands: Standing, body: bytes, *, certain: bool, remote_addr: str, user_agent: str, now: datetime
 ) -> Reply:
-    """Answer one PKIOperation. 400 while the outer signature is not verified, then 200 with a CertRep."""
+    """Answer one PKIOperation. 400 while the outer signature is not verified, then 200 with a CertRep.
+
+    ``certain``: whether ``stands`` was read for this request; else it is confirmed before anything is
+    recorded. Raises :class:`scep.standing.Outdated` where it is not so any more.
+    """
     if len(body) > MAX_MESSAGE:
         recording.refuse("scep", "message too large", remote_addr=remote_addr, now=now)
         return _plain(413, "too large")
     try:
         request = message.verify_request(body)
     except Malformed as fault:
+        _confirm(stands, None, certain, now)
         recording.refuse(
             "scep", "outer signature not verified", remote_addr=remote_addr, detail=fault.reason, now=now
         )
@@ -70,6 +83,7 @@ def pki_operation(
     try:
         recipient = standing.recipient(stands, request.envelope, now)
     except (recipients.NotReady, issuers.IssuerMissing) as fault:
+        _confirm(stands, None, certain, now)
         recording.refuse("scep", str(fault), remote_addr=remote_addr, target=stands.issuer, now=now)
         return _plain(400, "bad request")
     asked = Asked(
@@ -84,6 +98,7 @@ def pki_operation(
         authority=stands.current,
     )
     opened = _open(asked, recipient)
+    asked = replace(asked, found=_confirm(stands, opened, certain, now))
     try:
         outcome = opened if isinstance(opened, Refusal) else _settle(asked, opened)
     except webhooks.Busy:
@@ -92,6 +107,14 @@ def pki_operation(
     if isinstance(opened, Refusal):
         transactions.record(asked, None, None, opened)
     return _answer(asked, outcome, opened, recipient.credentials)
+
+
+def _confirm(stands: Standing, opened: Opened | Refusal | None, certain: bool, now: datetime) -> Found | None:
+    """Make sure of what was only remembered; its challenge is looked up along with it."""
+    if certain:
+        return None
+    passwords = opened.csr.challenge_passwords if isinstance(opened, OpenedRequest) else ()
+    return standing.confirm(stands, passwords, now)
 
 
 def _settle(asked: Asked, opened: Opened) -> Outcome:

@@ -1,12 +1,17 @@
 """How a SCEP service stands at this moment: its rules, its issuer, and the certificates that it answers with.
 
-Read anew for each request, in one statement: a changed setting, a re-key, a revocation count at once in every
-process. Kept in the process is only what can never change: the bytes of a certificate by its fingerprint, the
-opened key of a key generation.
+Read anew for each request: a changed setting, a re-key, a revocation count at once in every process. Kept in
+the process is only what can never change: the bytes of a certificate by its fingerprint, the opened key of a
+key generation.
+
+A PKIOperation is opened by what was read for the request before (:func:`remembered`), and that is confirmed
+(:func:`confirm`) in the statement that looks for its challenge, before anything is decided or answered. Where
+it is no longer so, it is :class:`Outdated`, and the request is opened again by how things are now.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -25,7 +30,9 @@ from pki.models import (
     IssuerKeyState,
     Purpose,
 )
-from scep import recipients, services, statements
+from scep import challenges, recipients, services, statements
+from scep.challenges import Found
+from scep.core.decision import ChallengeMode
 from scep.core.message import Credentials
 from scep.models import CaForm, ScepService
 from scep.recipients import CaCertificates, Recipient
@@ -56,10 +63,15 @@ class Authority:
         return keys.remembered_private_key(self.issuer_key, kept_here=self.has_private_key)
 
 
+class Outdated(Exception):
+    """What was remembered of a service is not so any more."""
+
+
 @dataclass(frozen=True)
 class Standing:
-    """A service that is turned on, and what its issuer has in force."""
+    """A service that is turned on, and what its issuer has in force. ``slug``: as it was asked for."""
 
+    slug: str | None
     service: ScepService
     authorities: tuple[Authority, ...]
 
@@ -99,6 +111,34 @@ def find(slug: str | None) -> Standing:
     return stands
 
 
+def remembered(slug: str | None) -> Standing | None:
+    """How the service stood when it was last looked at, to be confirmed.
+
+    None where it was off, and where more than this is needed to open a request (an RA certificate).
+    """
+    former = _former.get(slug)
+    if former is None:
+        return None
+    stands = former[1]
+    return stands if stands.service.enabled and stands.current is not None and _all_decrypt(stands) else None
+
+
+def confirm(stands: Standing, passwords: Sequence[str], now: datetime) -> Found | None:
+    """Make sure that what was remembered is so; and what the challenge is worth, where that was asked along.
+
+    Raises :class:`Outdated`.
+    """
+    hashes = challenges.hashes_of(passwords)
+    if not hashes or stands.service.rules.mode is not ChallengeMode.BOUND:
+        rows, found = statements.find_standing(stands.slug, issuers.DEFAULT_SLUG), None
+    else:
+        rows, challenge = statements.find_standing_and_challenge(stands.slug, issuers.DEFAULT_SLUG, hashes)
+        found = challenges.judge(challenge, stands.issuer, now)
+    if _read(stands.slug, rows) is not stands:
+        raise Outdated
+    return found
+
+
 def _read(slug: str | None, rows: list[statements.Row]) -> Standing | None:
     """What the rows say. As long as they are the same ones, it is the same object."""
     former = _former.get(slug)
@@ -108,6 +148,7 @@ def _read(slug: str | None, rows: list[statements.Row]) -> Standing | None:
     if not found:
         return None
     stands = Standing(
+        slug,
         found[0].service,
         tuple(
             Authority(row.certificate, row.issuer_key, row.has_private_key)
@@ -129,17 +170,20 @@ def recipient(standing: Standing, envelope: bytes, now: datetime) -> Recipient:
     current = standing.current
     if current is None or not _all_decrypt(standing):
         return recipients.choose(standing.service, envelope, now)
-    chosen = current
-    if len(standing.authorities) > 1:
-        named = cms.find_recipient(envelope, [current.der, *(one.der for one in standing.authorities)])
-        chosen = next((one for one in standing.authorities if one.der == named), current)
     try:
+        chosen = current
+        if len(standing.authorities) > 1:
+            named = cms.find_recipient(envelope, [current.der, *(one.der for one in standing.authorities)])
+            chosen = next((one for one in standing.authorities if one.der == named), current)
         private_key = chosen.private_key()
+        certificate = chosen.der
+    except (IssuerKey.DoesNotExist, IssuerCertificate.DoesNotExist):
+        raise recipients.NotReady("the issuer has no such key any more") from None
     except keys.CANNOT_SIGN as unavailable:
         raise recipients.NotReady(str(unavailable)) from None
     if not keys.decrypts(private_key):
         raise recipients.NotReady("issuer without an RSA key")
-    return Recipient(Credentials(chosen.der, private_key), chosen.issuer_key)  # type: ignore[arg-type]
+    return Recipient(Credentials(certificate, private_key), chosen.issuer_key)  # type: ignore[arg-type]
 
 
 def ca_certificates(standing: Standing, now: datetime) -> CaCertificates:

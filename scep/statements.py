@@ -64,6 +64,20 @@ def find_standing(slug: str | None, default: str) -> list[Row]:
     return prepared.rows(sql, [default if slug is None else slug])
 
 
+def find_standing_and_challenge(
+    slug: str | None, default: str, hashes: Sequence[bytes]
+) -> tuple[list[Row], tuple[Challenge, int | None] | None]:
+    """Both at once: what :func:`find_standing` finds, and what :func:`find_challenge` does."""
+    table, joined, width, sql = _both_sql()
+    sql += f" LEFT JOIN {joined} ON c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
+    sql += f" WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
+    rows = prepared.rows(sql, [*hashes, default if slug is None else slug])
+    standing = [row[:width] for row in rows]
+    if not rows or rows[0][width] is None:
+        return standing, None
+    return standing, (table.load(rows[0][width:]), rows[0][-1])
+
+
 def find_challenge(hashes: Sequence[bytes]) -> tuple[Challenge, int | None] | None:
     """The challenge with one of these keyed hashes, and the row of the certificate profile for its purpose.
 
@@ -183,20 +197,37 @@ _Tables = tuple["_Table[ScepService]", "_Table[Issuer]", "_Table[IssuerKey]", "_
 
 @cache
 def _standing_sql() -> tuple[_Tables, str]:
+    tables, columns, origin = _standing_parts()
+    return tables, f"SELECT {columns} {origin}"
+
+
+@cache
+def _both_sql() -> tuple[_Table[Challenge], str, int, str]:
+    """The table and the name of what is joined, how many columns stand before it, and the statement."""
+    tables, columns, origin = _standing_parts()
+    table, profile = _table(Challenge), _PROFILE
+    width = sum(part.width for part in tables) + 1
+    return table, f"{table.name} c", width, f"SELECT {columns}, {table.of('c')}, {profile} {origin}"
+
+
+@cache
+def _standing_parts() -> tuple[_Tables, str, str]:
     services = _table(ScepService)
     issuers = _table(Issuer).without("subject_der")
     keys = _table(IssuerKey).without("private_key_sealed", "public_key", "signing_request")
     certificates = _table(IssuerCertificate).without("der", "chain")
     states = ", ".join(f"'{state}'" for state in ANSWERING)
-    sql = f"""
-        SELECT {services.of("s")}, {issuers.of("i")}, {keys.of("k")}, {certificates.of("a")},
-               k.private_key_sealed IS NOT NULL
+    columns = f"""
+        {services.of("s")}, {issuers.of("i")}, {keys.of("k")}, {certificates.of("a")},
+        k.private_key_sealed IS NOT NULL
+    """
+    origin = f"""
           FROM {services.name} s
           JOIN {issuers.name} i ON i.id = s.issuer_id
           LEFT JOIN {keys.name} k ON k.issuer_id = i.id AND k.state IN ({states})
           LEFT JOIN {certificates.name} a ON a.issuer_key_id = k.id AND a.revoked_at IS NULL
-    """  # noqa: S608
-    return (services, issuers, keys, certificates), sql
+    """
+    return (services, issuers, keys, certificates), columns, origin
 
 
 ANSWERING = (IssuerKeyState.CURRENT, IssuerKeyState.NEXT, IssuerKeyState.PREVIOUS)
@@ -227,17 +258,18 @@ def read_standing(rows: Sequence[Row]) -> list[StandingRow]:
     return found
 
 
+# The row of the certificate profile for the purpose of the challenge ``c``.
+_PROFILE = f"""
+    (SELECT p.id FROM {CertificateProfile._meta.db_table} p
+      WHERE p.purpose = c.purpose AND (p.issuer_id = c.issuer_id OR p.issuer_id IS NULL)
+      ORDER BY p.issuer_id NULLS LAST LIMIT 1)
+"""  # noqa: S608
+
+
 @cache
 def _challenge_sql() -> tuple[_Table[Challenge], str]:
-    table, profiles = _table(Challenge), CertificateProfile._meta.db_table
-    sql = f"""
-        SELECT {table.of("c")},
-               (SELECT p.id FROM {profiles} p
-                 WHERE p.purpose = c.purpose AND (p.issuer_id = c.issuer_id OR p.issuer_id IS NULL)
-                 ORDER BY p.issuer_id NULLS LAST LIMIT 1)
-          FROM {table.name} c
-    """  # noqa: S608
-    return table, sql
+    table = _table(Challenge)
+    return table, f"SELECT {table.of('c')}, {_PROFILE} FROM {table.name} c"  # noqa: S608
 
 
 # --- rows and instances ------------------------------------------------------------------------------------

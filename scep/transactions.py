@@ -13,6 +13,7 @@ from audit.recording import Actor
 from pki.core.csr import SigningRequest, asked_names
 from pki.core.names import Name
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey
+from scep.challenges import Found
 from scep.core.attributes import FailInfo, MessageType
 from scep.core.decision import ISSUING, Refusal
 from scep.core.message import Opened, OpenedRequest, SignedRequest
@@ -51,6 +52,7 @@ class Asked:
 
     ``recipient``: the certificate that it was encrypted to. ``issuing_key``: the key generation that has to
     issue, where it is not simply the current one. ``authority``: what the issuer signs with just now.
+    ``found``: what its challenge is worth, where that was looked up already.
     """
 
     service: ScepService
@@ -62,6 +64,7 @@ class Asked:
     recipient: bytes = field(default=b"", repr=False)
     issuing_key: IssuerKey | None = None
     authority: Authority | None = field(default=None, repr=False)
+    found: Found | None = field(default=None, repr=False)
 
     @property
     def issuer(self) -> Issuer:

@@ -32,7 +32,7 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     except wire.WireError as fault:
         return _plain(400, str(fault))
     try:
-        return _answer(request, standing.find(slug), query)
+        return _answer(request, slug, query)
     except (services.ServiceMissing, issuers.IssuerMissing):
         raise Http404 from None
     except recipients.NotReady as fault:
@@ -40,11 +40,12 @@ def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
         return _plain(503, "not ready", {"Retry-After": "60"})
 
 
-def _answer(request: HttpRequest, stands: Standing, query: wire.Query) -> HttpResponse:
+def _answer(request: HttpRequest, slug: str | None, query: wire.Query) -> HttpResponse:
     # A POST can only be a PKIOperation; some clients leave the name out, some send the message twice.
     operation = query.operation or ("PKIOperation" if request.method == "POST" else "")
     if operation == "PKIOperation":
-        return _pki_operation(request, stands, query)
+        return _pki_operation(request, slug, query)
+    stands = standing.find(slug)
     if request.method != "GET":
         return _plain(400, "unknown operation")
     now = timezone.now()
@@ -70,32 +71,42 @@ def _ca_certificates(answer: recipients.CaCertificates) -> HttpResponse:
     return HttpResponse(cms.degenerate(answer.certificates), content_type=wire.CA_CERTIFICATES)
 
 
-def _pki_operation(request: HttpRequest, stands: Standing, query: wire.Query) -> HttpResponse:
+def _pki_operation(request: HttpRequest, slug: str | None, query: wire.Query) -> HttpResponse:
     now = timezone.now()
-    methods = _methods(stands.service)
-    if request.method not in methods:
-        return _plain(405, "method not allowed", {"Allow": ", ".join(methods)})
+    stands, certain = standing.remembered(slug), False
+    if stands is None or _wrong_method(request, stands):
+        stands, certain = standing.find(slug), True
+        if wrong := _wrong_method(request, stands):
+            return wrong
     remote_addr = client_address(request)
     if wait := throttle.seconds_to_wait(remote_addr, now):
         return _plain(429, "too many failures", {"Retry-After": str(wait)})
+    who = {"remote_addr": remote_addr, "user_agent": request.META.get("HTTP_USER_AGENT", "")}
     try:
         body = _body(request) if request.method == "POST" else wire.decode_get_message(query.message)
+        reply = operations.pki_operation(stands, body, certain=certain, now=now, **who)
     except wire.WireError as fault:
+        standing.find(slug)
         status = 413 if isinstance(fault, wire.TooLarge) else 400
         recording.refuse("scep", str(fault), remote_addr=remote_addr, now=now)
         reply = operations.Reply(status, "text/plain", f"{fault}\n".encode(), failed=True)
-    else:
-        reply = operations.pki_operation(
-            stands,
-            body,
-            remote_addr=remote_addr,
-            user_agent=request.META.get("HTTP_USER_AGENT", ""),
-            now=now,
-        )
+    except standing.Outdated:
+        stands = standing.find(slug)
+        if wrong := _wrong_method(request, stands):
+            return wrong
+        reply = operations.pki_operation(stands, body, certain=True, now=now, **who)
     if reply.failed and throttle.count_failure(remote_addr, now):
         recording.refuse("scep", "too many failures", remote_addr=remote_addr, now=now)
     headers = {"Retry-After": str(reply.retry_after)} if reply.retry_after else None
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=headers)
+
+
+def _wrong_method(request: HttpRequest, stands: Standing) -> HttpResponse | None:
+    """The answer to a PKIOperation that comes by a way that the service does not take."""
+    methods = _methods(stands.service)
+    if request.method in methods:
+        return None
+    return _plain(405, "method not allowed", {"Allow": ", ".join(methods)})
 
 
 def _methods(service: ScepService) -> list[str]:

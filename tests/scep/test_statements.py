@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_statements_of_each_request(door: Door, mint: Mint, ca_certificate: byte
     assert len(statements_of(lambda: door.get("operation=GetCACert"))) == 1
     # One writes everything on PostgreSQL; SQLite takes the challenge and writes three rows.
     writing = 1 if connection.vendor == "postgresql" else 4
-    assert len(statements_of(lambda: door.post(sent.body))) == 2 + writing
+    assert len(statements_of(lambda: door.post(sent.body))) == 1 + writing
 
 
 def test_what_is_written_at_once_is_what_is_written_in_turn(
@@ -106,6 +107,48 @@ def test_a_changed_service_counts_at_once(door: Door, service: ScepService) -> N
     assert b"AES" not in door.get("operation=GetCACaps").content
     ScepService.objects.update(enabled=False)
     assert door.get("operation=GetCACaps").status_code == 404
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize(
+    ("change", "fail_info", "reason"),
+    [
+        ({"capabilities": ["DES3", "SHA-256", "POSTPKIOperation"]}, FailInfo.BAD_ALG, "aes128_cbc"),
+        ({"capabilities": ["AES", "SHA-512", "POSTPKIOperation"]}, FailInfo.BAD_ALG, "signed with sha256"),
+        ({"clock_minutes": 1}, FailInfo.BAD_TIME, "by the client's clock"),
+        ({"challenge_mode": "NONE", "approval": "ALWAYS"}, None, ""),
+    ],
+    ids=["cipher", "digest", "clock", "approval"],
+)
+def test_a_request_is_decided_by_how_things_are_now(
+    mint: Mint, ca_certificate: bytes, change: dict[str, Any], fail_info: FailInfo | None, reason: str
+) -> None:
+    """The process remembers how the service stood, and the request is good by that."""
+    sent = pkcs_req(csr(rsa_key(1), mint()[1]), ca_certificate=ca_certificate, now=NOW - timedelta(minutes=5))
+    ScepService.objects.update(**change)
+    with nothing_issued():
+        reply = ask(Door(), sent, ca_certificate)
+    if fail_info is None:
+        assert reply.status is PkiStatus.PENDING
+    else:
+        refused(reply, fail_info, reason)
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({"enabled": False}, 404), ({"capabilities": ["AES", "SHA-256"]}, 405)],
+    ids=["turned off", "no POST"],
+)
+@pytest.mark.parametrize("body", [None, b"", b"nonsense"], ids=["good", "empty", "nonsense"])
+def test_a_service_that_takes_no_more_requests(
+    mint: Mint, ca_certificate: bytes, change: dict[str, Any], status: int, body: bytes | None
+) -> None:
+    sent = pkcs_req(csr(rsa_key(1), mint()[1]), ca_certificate=ca_certificate)
+    ScepService.objects.update(**change)
+    with nothing_issued():
+        response = Door().post(sent.body if body is None else body)
+    assert response.status_code == (400 if body == b"" and status == 405 else status)
 
 
 @pytest.mark.usefixtures("warm")
