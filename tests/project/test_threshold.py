@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from audit.addresses import CLIENT_ADDRESS
 from mdm_project import threshold
-from mdm_project.threshold import CLIENT_ADDRESS, MAX_CHUNKED_BODY, Threshold
+from mdm_project.threshold import MAX_CHUNKED_BODY, Threshold
 
 
 class Door:
