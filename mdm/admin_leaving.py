@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import escape
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
@@ -28,6 +29,8 @@ from mdm import departure
 MOST_AT_ONCE = 500
 """Devices that one page unenrols: each is a row of its own in the record, all in one transaction."""
 NAMES_SHOWN = 50
+_DIGITS = 19
+"""Of a number that is too large for a row's."""
 
 
 def may_unenrol(request: HttpRequest) -> bool:
@@ -84,6 +87,10 @@ class _HowForm(forms.Form):
     block = forms.BooleanField(label=_("Block it as well: it cannot enrol again"), required=False)
     typed = forms.CharField(label=_("to confirm"), max_length=100)
 
+    def forbid_block(self) -> None:
+        """For who may unenrol, but not keep devices out: whatever is sent, nothing is blocked."""
+        del self.fields["block"]
+
 
 class UnenrolForm(_HowForm):
     """One device: its serial number (or what else it is known by) is typed."""
@@ -91,7 +98,8 @@ class UnenrolForm(_HowForm):
     def __init__(self, device: Device, data: Any = None) -> None:
         super().__init__(data)
         self.wanted = device.serial_number or device.udid
-        self.fields["typed"].help_text = gettext("Type %(name)s.") % {"name": self.wanted}
+        # The page takes a help text for HTML, and this is what a device says of itself.
+        self.fields["typed"].help_text = gettext("Type %(name)s.") % {"name": escape(self.wanted)}
 
     def clean_typed(self) -> str:
         typed: str = self.cleaned_data["typed"].strip()
@@ -140,6 +148,8 @@ class LeavingPages:
             raise PermissionDenied
         device = _device(pk)
         form = UnenrolForm(device, request.POST if request.method == "POST" else None)
+        if not may_block(request):
+            form.forbid_block()
         if request.method == "POST" and form.is_valid():
             self._leave(request, [device], form.cleaned_data)
             return _back_to(device)
@@ -185,16 +195,20 @@ class LeavingPages:
         found = departure.preview(ids)
         kept = ",".join(str(device.pk) for device in found.leaving)
         form = UnenrolManyForm(len(found.leaving), initial={"devices": kept})
+        if not may_block(request):
+            form.forbid_block()
         return self._ask_many(request, form, found)
 
     def unenrol_many(self, request: HttpRequest) -> HttpResponse:
         """End the management of the devices that the page named."""
         if not may_unenrol(request):
             raise PermissionDenied
-        ids = [int(one) for one in request.POST.get("devices", "").split(",") if one.isdigit()]
+        ids = _numbers(request.POST.get("devices", ""))
         if not ids or len(ids) > MOST_AT_ONCE:
             raise Http404
         form = UnenrolManyForm(len(ids), request.POST)
+        if not may_block(request):
+            form.forbid_block()
         found = departure.preview(ids)
         if not form.is_valid():
             return self._ask_many(request, form, found)
@@ -226,7 +240,7 @@ class LeavingPages:
         actor, now = _actor(request), timezone.now()
         with transaction.atomic():
             done = _end(devices, values, actor, now)
-            if values["block"]:
+            if values.get("block"):
                 for device in devices:
                     blocking.block_device(device, reason=values["reason"], actor=actor, now=now)
         for device, why in [*left_out, *done.left_out][:20]:
@@ -272,6 +286,12 @@ def _said(way: str, count: int) -> str:
         "Unenrolled. %(count)d devices are turned away when they next connect.",
         count,
     ) % {"count": count}
+
+
+def _numbers(text: str) -> list[int]:
+    """What can be the number of a row, each once."""
+    found = (int(one) for one in text.split(",") if one.isdecimal() and len(one) < _DIGITS)
+    return list(dict.fromkeys(found))
 
 
 def _device(pk: int) -> Device:

@@ -133,6 +133,33 @@ def test_each_needs_its_right(issuer: Issuer, ada: Client, name: str) -> None:
         assert grace.post(reverse("admin:devices_device_unenrol_many")).status_code == 403
 
 
+@pytest.mark.parametrize("may", [True, False], ids=["may-block", "may-not-block"])
+def test_only_who_may_block_blocks_while_unenrolling(issuer: Issuer, ada: Client, may: bool) -> None:
+    one, other = enrolled(issuer, "A"), enrolled(issuer, "B")
+    rights = ["devices.view_device", "devices.change_enrollment", "commands.add_command"]
+    grace = staff(*rights, *["enrollment.add_blockeddevice"] * may)
+    sent = {"way": "turn_away", "block": "on"}
+    for asked in (page(grace, "unenrol", one), choose(grace, [other]).content.decode()):
+        assert ('name="block"' in asked) == may
+    assert post(grace, "unenrol", one, typed=one.serial_number, **sent).status_code == 302
+    assert confirm(grace, [other], "1", "turn_away", block="on").status_code == 302
+    assert set(Enrollment.objects.values_list("state", flat=True)) == {EnrollmentState.TURN_AWAY}
+    assert BlockedDevice.objects.exists() == may
+    assert AuditEvent.objects.filter(action="device.blocked").exists() == may
+
+
+def test_what_a_device_calls_itself_is_text(issuer: Issuer, ada: Client) -> None:
+    device = enrolled(issuer, "A")
+    DeviceRow.objects.update(serial_number="<b>A</b>", name="<i>tablet</i>")
+    for name in ("unenrol", "block", "unblock", "change"):
+        shown = page(ada, name, device)
+        assert "&lt;i&gt;tablet" in shown
+        assert "<i>tablet" not in shown
+        assert "<b>A" not in shown
+    assert "Type &lt;b&gt;A&lt;/b&gt;." in page(ada, "unenrol", device)
+    assert post(ada, "unenrol", device, typed="<b>a</b>", way="turn_away").status_code == 302
+
+
 # --- Who enrolled it -------------------------------------------------------------------------------------
 
 
@@ -249,7 +276,7 @@ def test_more_than_a_page_does_are_not_taken(
     assert "at most 2 are unenrolled at once" in ada.get(LIST).content.decode()
 
 
-@pytest.mark.parametrize("devices", ["", "x", ",,", "-1"])
+@pytest.mark.parametrize("devices", ["", "x", ",,", "-1", "²", "9" * 19, "9" * 5000])
 def test_nonsense_is_not_found(three: list[Device], ada: Client, devices: str) -> None:
     with no_change():
         data = {"devices": devices, "typed": "0", "way": "remove"}
