@@ -15,9 +15,9 @@ from django.utils.translation import ngettext
 from audit.models import Outcome
 from audit.recording import Actor, record
 from devices.models import Enrollment, EnrollmentState
+from pki.core.pem import blocks
 from push import outbox, provenance
 from push.core import pushcert
-from push.core.pem import blocks
 from push.models import PushCertificate, PushCertificateState
 from vault.sealed import seal, unseal
 

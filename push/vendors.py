@@ -12,10 +12,10 @@ from django.utils.translation import gettext as _
 
 from audit.models import Outcome
 from audit.recording import Actor, record
+from pki.core.pem import blocks
 from push import provenance
 from push.certificates import PushCertificateRefused
 from push.core import apple, pushcert, vendor
-from push.core.pem import blocks
 from push.models import PushCertificate, PushCertificateState, VendorCertificate
 from vault.sealed import seal, unseal
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from cryptography.x509.oid import (
     ObjectIdentifier,
 )
 
-from pki.core import algorithms, asn1
+from pki.core import algorithms, asn1, pem
 from pki.core.algorithms import PrivateKey
 from pki.core.names import (
     NAME_KEYS,
@@ -41,10 +40,7 @@ from pki.core.names import (
 )
 from pki.core.scan import Limits, Malformed, scan
 
-_PEM = re.compile(
-    rb"-----BEGIN (CERTIFICATE|X509 CERTIFICATE|PKCS7|CMS)-----(.*?)-----END \1-----",
-    re.DOTALL,
-)
+_PEM_LABELS = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"PKCS7", b"CMS"})
 _MAX_FILE = 1 << 20
 
 __all__ = [
@@ -366,7 +362,8 @@ def load_certificates(data: bytes) -> tuple[bytes, ...]:
     if len(data) > _MAX_FILE:
         raise Malformed("the file is too large")
     if b"-----BEGIN" in data:
-        found = tuple(der for label, body in _PEM.findall(data) for der in _load_pem_block(label, body))
+        blocks = [(label, block) for label, block in pem.blocks(data) if label in _PEM_LABELS]
+        found = tuple(der for label, block in blocks for der in _load_pem_block(label, pem.body_of(block)))
     else:
         found = _load_der(data)
     if not found:

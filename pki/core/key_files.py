@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
+from pki.core import iterations, pem
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import load_certificates, read_identifiers
 from pki.core.path import PathError, verify_issued_by
@@ -23,7 +23,9 @@ from pki.core.scan import Malformed
 
 MAX_FILE = 256 * 1024
 MAX_CERTIFICATES = 12
-_KEY = re.compile(rb"-----BEGIN (?P<label>[A-Z ]*PRIVATE KEY)-----.*?-----END (?P=label)-----", re.DOTALL)
+# A private key is tried before it is believed, which takes minutes for one of absurd length.
+MAX_KEY = 8 * 1024
+MAX_PKCS12 = 16 * 1024
 
 
 class KeyFileRefused(Malformed):
@@ -48,7 +50,7 @@ def decode_key_file(data: bytes, *, key: bytes = b"", password: str = "") -> Key
     """
     if len(data) > MAX_FILE or len(key) > MAX_FILE:
         raise KeyFileRefused("the file is too large")
-    secret = password.encode() if password else None
+    secret = password.encode(errors="replace") if password else None
     if b"-----BEGIN" in data:
         certificates, private_key = _from_pem(data, key, secret)
     else:
@@ -60,20 +62,27 @@ def decode_key_file(data: bytes, *, key: bytes = b"", password: str = "") -> Key
 
 
 def _from_pem(data: bytes, key: bytes, secret: bytes | None) -> tuple[Sequence[bytes], PrivateKey]:
-    others = _KEY.sub(b"", data)
-    if b"-----BEGIN" not in others:
+    keys: list[bytes] = []
+    others: list[bytes] = []
+    for label, block in pem.blocks(data):
+        (keys if label.endswith(b"PRIVATE KEY") else others).append(block)
+    if not others:
         raise KeyFileRefused("the file holds no certificate")
     try:
-        certificates = load_certificates(others)
+        certificates = load_certificates(b"\n".join(others))
     except Malformed as error:
         raise KeyFileRefused(error.reason) from None
-    found = key or next((match[0] for match in _KEY.finditer(data)), b"")
+    found = key or next(iter(keys), b"")
     if not found:
         raise KeyFileRefused("the file holds no private key")
     return certificates, _load_key(found, secret)
 
 
 def _from_pkcs12(data: bytes, key: bytes, secret: bytes | None) -> tuple[Sequence[bytes], PrivateKey]:
+    if iterations.work(data) > iterations.LIMIT:
+        raise KeyFileRefused("the file asks for an unreasonable amount of work to open it")
+    if len(data) > MAX_PKCS12:
+        raise KeyFileRefused(f"a PKCS #12 file has at most {MAX_PKCS12 // 1024} KiB: give PEM files instead")
     try:
         store = load_pkcs12(data, secret)
     except ValueError:
@@ -88,6 +97,13 @@ def _from_pkcs12(data: bytes, key: bytes, secret: bytes | None) -> tuple[Sequenc
 
 
 def _load_key(data: bytes, secret: bytes | None) -> PrivateKey:
+    # Of a file of its own only the key: other blocks may stand around it.
+    blocks = [block for label, block in pem.blocks(data) if label.endswith(b"PRIVATE KEY")]
+    data = blocks[0] if blocks else data
+    if len(data) > MAX_KEY:
+        raise KeyFileRefused(f"the private key is larger than {MAX_KEY // 1024} KiB: no key used here is")
+    if iterations.work_of_key(data) > iterations.LIMIT:
+        raise KeyFileRefused("the key asks for an unreasonable amount of work to open it")
     load = load_pem_private_key if b"-----BEGIN" in data else load_der_private_key
     try:
         return _verify_kind(load(data, secret if b"ENCRYPTED" in data else None))

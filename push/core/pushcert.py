@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
-from push.core import iterations, pem
+from pki.core import iterations, pem
 
 MAX_SIZE = 64 * 1024
 MAX_CERTIFICATES = 10

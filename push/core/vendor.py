@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
-from push.core import chain, pem
+from pki.core import pem
+from push.core import chain
 from push.core.pushcert import (
     MAX_CERTIFICATES,
     MAX_RSA_BITS,

@@ -521,3 +521,9 @@ def test_fields_that_no_certificate_may_have(
 ) -> None:
     with pytest.raises(ValueError, match=r"serial number|before it begins"):
         issue(root, fields(ec_party, **changes))
+
+
+def test_a_file_of_beginnings_is_read_in_one_pass() -> None:
+    """Each of them looked for its end through the whole file: minutes for a file of this size."""
+    with pytest.raises(Malformed, match="no certificate"):
+        load_certificates(b"-----BEGIN CERTIFICATE-----\n" * 37_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from datetime import timedelta
 
@@ -146,6 +147,49 @@ def test_other_files_are_refused(middle: Party, server: Party, case: str, reason
     }[case]
     with pytest.raises(KeyFileRefused, match=reason):
         decode_key_file(data, key=key, password=password)
+
+
+def greedy(data: bytes) -> bytes:
+    """The same file, asking for eight million rounds for each part that asks for ``0x123456``."""
+    changed = data.replace(bytes.fromhex("0203123456"), bytes.fromhex("02037fffff"))
+    assert changed != data
+    return changed
+
+
+def test_files_that_ask_for_hours_of_work_are_refused_at_once(server: Party) -> None:
+    encryption = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(0x123456).build(b"p")
+    certificate = x509.load_der_x509_certificate(server.certificate)
+    store = pkcs12.serialize_key_and_certificates(None, server.key, certificate, None, encryption)
+    with pytest.raises(KeyFileRefused, match="unreasonable"):
+        decode_key_file(greedy(store), password="p")
+    der = b"\x30\x0d\x04\x06saltsa\x02\x03\x7f\xff\xff"  # as in the parameters of PBES2 (RFC 8018)
+    armour = base64.encodebytes(der)
+    text = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + armour + b"-----END ENCRYPTED PRIVATE KEY-----\n"
+    for data, key in [(pem(server), der), (pem(server), text), (pem(server) + text, b"")]:
+        with pytest.raises(KeyFileRefused, match="unreasonable"):
+            decode_key_file(data, key=key, password="p")
+
+
+def test_keys_of_absurd_length_are_not_even_tried(server: Party) -> None:
+    """OpenSSL tries the primes of a private key: for one of 40,000 bits that takes most of a minute."""
+    text = b"-----BEGIN RSA PRIVATE KEY-----\n" + b"A" * 20_000 + b"\n-----END RSA PRIVATE KEY-----\n"
+    for data, key in [
+        (pem(server) + text, b""),
+        (pem(server), text),
+        (pem(server), b"\x30\x82\x50\x00" + b"\x00" * 20_480),
+    ]:
+        with pytest.raises(KeyFileRefused, match="no key used here"):
+            decode_key_file(data, key=key)
+    with pytest.raises(KeyFileRefused, match="give PEM files instead"):
+        decode_key_file(b"\x30\x82\x50\x00" + b"\x00" * 20_480)
+
+
+@pytest.mark.parametrize("label", ["CERTIFICATE", "RSA PRIVATE KEY"], ids=["certificate", "key"])
+def test_a_file_of_beginnings_is_read_in_one_pass(label: str) -> None:
+    """Each of them looked for its end through the whole file: minutes for a file of this size."""
+    data = (f"-----BEGIN {label}-----\n" * 7000).encode()
+    with pytest.raises(KeyFileRefused, match="no certificate"):
+        decode_key_file(data)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=100), st.text(max_size=8))

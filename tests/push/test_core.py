@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from hypothesis import given
 from hypothesis import strategies as st
 
-from push.core import backoff, iterations, pushcert
+from pki.core import iterations
+from push.core import backoff, pushcert
 from push.core.notification import (
     Answer,
     Failure,

@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from audit.models import AuditEvent, Outcome
+from pki.core import pem
 from push import certificates, provenance, vendors
 from push.certificates import PushCertificateRefused, TopicChange
-from push.core import apple, chain, pem, pushcert, vendor
+from push.core import apple, chain, pushcert, vendor
 from push.models import PushCertificate, PushCertificateState, VendorCertificate
 from tests.push import vendor_files as files
 from tests.push.conftest import ADMIN, TOPIC

@@ -18,3 +18,9 @@ def blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             return
         position = at + len(end)
         yield begin[1], data[begin.start() : position]
+
+
+def body_of(block: bytes) -> bytes:
+    """What stands between the first line and the last of such a block."""
+    begin = block.index(b"-----", len(b"-----BEGIN ")) + len(b"-----")
+    return block[begin : block.rindex(b"-----END ")]
