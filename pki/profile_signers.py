@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from audit.recording import Actor, record
 from pki import keys
@@ -75,10 +75,15 @@ def use(signer: ProfileSigner, *, actor: Actor, now: datetime) -> ProfileSigner:
     """Let this one sign from now on. Raises :class:`SignerRefused`."""
     if signer.not_after is not None and signer.not_after <= now:
         raise SignerRefused("the certificate has expired")
-    with transaction.atomic():
-        _stop(now)
-        ProfileSigner.objects.filter(pk=signer.pk).update(in_use=True, used_since=now, used_until=None)
-        record("profile_signer.chosen", actor=actor, target=signer, at=now)
+    try:
+        with transaction.atomic():
+            _stop(now)
+            rows = ProfileSigner.objects.filter(pk=signer.pk)
+            if not rows.update(in_use=True, used_since=now, used_until=None):
+                raise SignerRefused("it is not here any more")
+            record("profile_signer.chosen", actor=actor, target=signer, at=now)
+    except IntegrityError:
+        raise SignerRefused("somebody else has just chosen another one: look at it again") from None
     signer.refresh_from_db()
     return signer
 

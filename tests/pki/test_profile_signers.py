@@ -276,6 +276,23 @@ def test_what_cannot_sign_is_refused(issuer: Issuer, root: Party, middle: Party,
 
 
 @pytest.mark.django_db
+def test_of_two_who_choose_at_once_one_is_told(
+    issuer: Issuer, middle: Party, server: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = profile_signers.import_signer(p12(server, middle), actor=ACTOR, now=NOW)
+    second = profile_signers.import_signer(p12(party("b", middle), middle), actor=ACTOR, now=NOW)
+    profile_signers.use(first, actor=ACTOR, now=NOW)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(profile_signers, "_stop", lambda _now: 0)  # it looked before the first was in use
+        with no_change(), pytest.raises(SignerRefused, match="somebody else"):
+            profile_signers.use(second, actor=ACTOR, now=NOW)
+    ProfileSigner.objects.filter(pk=second.pk).delete()
+    with no_change(), pytest.raises(SignerRefused, match="not here any more"):
+        profile_signers.use(second, actor=ACTOR, now=NOW)
+    assert profile_signers.in_use() == first
+
+
+@pytest.mark.django_db
 def test_the_imported_key_is_sealed(issuer: Issuer, middle: Party, server: Party) -> None:
     signer = profile_signers.import_signer(p12(server, middle), actor=ACTOR, now=NOW)
     plain = server.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
