@@ -14,7 +14,7 @@ from mdm.connect import MAX_CONNECT
 from mdm.core.checkin import MAX_CHECKIN
 from tests.mdm.support import CANARY, assert_rejected
 from tests.support.device_door import DeviceClient
-from tests.support.devices import CHECKIN, CONNECT, Device
+from tests.support.devices import CHECKIN, CONNECT, Device, command_uuid
 from tests.support.snapshot import no_change
 
 HEAD = b'<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -184,12 +184,17 @@ def test_a_refused_body_leaves_no_trace_of_itself(
     assert CANARY not in caplog.text
 
 
-def test_a_fault_is_a_503_or_500_never_a_401(enrolled_a: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_a_fault_is_a_503_or_500_never_a_401(
+    enrolled_a: Device, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise OperationalError("database is gone")
 
-    monkeypatch.setattr("mdm.connect.outbox.connected", broken)
+    uuid = command_uuid(enrolled_a.idle())
+    # In the middle of the long way: the report is recorded by then, and has to be taken back.
+    monkeypatch.setattr(f"mdm.connect.{'queue.hand_out' if way == 'short' else 'outbox.connected'}", broken)
     with no_change():
-        answer = enrolled_a.idle()
+        answer = enrolled_a.idle() if way == "short" else enrolled_a.answer(uuid, "NotNow")
     assert (answer.status, answer.body) == (503, b"")
     assert answer.headers["Retry-After"]
