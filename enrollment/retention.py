@@ -5,12 +5,16 @@ from __future__ import annotations
 from django.db.models import Exists, OuterRef
 
 from audit.retention import Sweep, remove, unreferenced
+from devices.models import Enrollment
 from enrollment.models import EnrollmentSession, SessionState
 from pki.models import Certificate, CertificateStatus
 
 
 def remove_old_sessions(sweep: Sweep) -> int:
     """Sessions that failed or expired. One whose certificate could still be shown stays: it says no to it.
+
+    So does one whose device is under management all the same, as one that was held until the session's time
+    was over, and then admitted: by it are known the profile that the device has, and how it is renewed.
 
     Those that are complete stay as long as their profile: they say who enrolled, and what a device was told.
     """
@@ -23,4 +27,6 @@ def remove_old_sessions(sweep: Sweep) -> int:
         updated_at__lt=sweep.before,
         expires_at__lt=sweep.before,
     )
-    return remove("enrolment sessions", unreferenced(ended.exclude(Exists(usable))), sweep)
+    living = Enrollment.objects.filter(binding=OuterRef("uuid"), ended_at=None)
+    ended = ended.exclude(Exists(usable)).exclude(Exists(living))
+    return remove("enrolment sessions", unreferenced(ended), sweep)

@@ -112,6 +112,7 @@ def test_attempts_to_enrol_that_came_to_nothing(state: SessionState) -> None:
     make_row(Certificate, binding=session.uuid, not_after=OLD)
     revoked = {"status": CertificateStatus.REVOKED, "not_after": NOW + timedelta(days=300)}
     make_row(Certificate, binding=session.uuid, **revoked)
+    enrollment_of(EnrollmentState.REPLACED, binding=session.uuid, ended_at=YOUNG)
     assert swept() == {"enrolment sessions": 1}
 
 
@@ -198,6 +199,17 @@ def test_a_session_that_says_no_to_a_living_certificate() -> None:
     EnrollmentSession.objects.filter(pk=session.pk).update(updated_at=OLD)
     make_row(Certificate, binding=session.uuid, not_after=NOW + timedelta(days=1))
     make_row(Certificate, binding=uuid.uuid4(), not_after=OLD)
+    verify_kept()
+
+
+@pytest.mark.parametrize("state", [EnrollmentState.ENROLLED, EnrollmentState.QUARANTINED])
+def test_a_session_by_which_a_device_under_management_came(state: EnrollmentState) -> None:
+    """Admitted after the session's time was over, and renewed since: all else speaks for removing it."""
+    session = make_row(EnrollmentSession, state=SessionState.EXPIRED, created_at=OLD, expires_at=OLD)
+    EnrollmentSession.objects.filter(pk=session.pk).update(updated_at=OLD)
+    replaced = {"status": CertificateStatus.SUPERSEDED, "not_after": NOW + timedelta(days=300)}
+    make_row(Certificate, binding=session.uuid, **replaced)
+    enrollment_of(state, binding=session.uuid)
     verify_kept()
 
 
