@@ -407,7 +407,7 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        session = EnrollmentSession.objects.filter(pk=object_id).first() if object_id.isdigit() else None
+        session = EnrollmentSession.objects.filter(pk=object_id).first() if object_id.isdecimal() else None
         extra = {"progress": progress(session) if session else None, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, extra)
 

@@ -307,7 +307,7 @@ class DeviceAdmin(_DeviceAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        device = Device.objects.filter(pk=object_id).first() if object_id.isdigit() else None
+        device = Device.objects.filter(pk=object_id).first() if object_id.isdecimal() else None
         context: dict[str, Any] = {}
         if device is not None and self.has_view_permission(request, device):
             context = {
@@ -605,7 +605,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
 
     def _held(self, object_id: str) -> Enrollment | None:
         """The enrolment, if there is something to decide about it."""
-        if not object_id.isdigit():
+        if not object_id.isdecimal():
             return None
         return (
             Enrollment.objects.select_related("device")

@@ -17,10 +17,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from devices.models import Enrollment, EnrollmentState
@@ -138,6 +140,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
 
     # Pages
 
+    @method_decorator(sensitive_post_parameters("password"))
     def import_page(self, request: HttpRequest) -> HttpResponse:
         """Take a certificate into use."""
         verify_may(request, "add")

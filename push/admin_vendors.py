@@ -13,10 +13,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.admin import ReadOnlyAdmin
 from push import vendors
@@ -97,6 +99,7 @@ class VendorCertificateAdmin(ReadOnlyAdmin):
         extra = {"may_change": may(request, "change", MODEL), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, extra)
 
+    @method_decorator(sensitive_post_parameters("password"))
     def import_page(self, request: HttpRequest) -> HttpResponse:
         """Keep a vendor's certificate with its key."""
         verify_may(request, "add", MODEL)

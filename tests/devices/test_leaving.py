@@ -291,3 +291,8 @@ def test_a_block_leads_to_the_device(issuer: Issuer, ada: Client) -> None:
     for blocked in BlockedDevice.objects.all():
         shown = ada.get(reverse("admin:enrollment_blockeddevice_change", args=[blocked.pk]))
         assert link in shown.content.decode()
+
+
+@pytest.mark.parametrize("name", ["devices/device", "devices/enrollment", "enrollment/enrollmentsession"])
+def test_what_only_looks_like_a_number_is_no_row(ada: Client, name: str) -> None:
+    assert ada.get(f"/admin/{name}/²/change/").status_code == 302

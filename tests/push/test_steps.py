@@ -287,6 +287,12 @@ def test_bad_uploads_say_why_and_change_nothing(
     assert not VendorCertificate.objects.exists()
 
 
+@pytest.mark.parametrize("name", ["pushcertificate_import", "vendorcertificate_import"])
+def test_reports_of_faults_leave_passwords_out(admin_client: Client, name: str) -> None:
+    answer: Any = admin_client.post(address(name), {"password": "sesame 7"})
+    assert answer.wsgi_request.sensitive_post_parameters == ("password",)
+
+
 def test_who_may_only_look_changes_nothing(
     viewer: Client, trusted: files.Apple, authority: Authority, now: datetime
 ) -> None:
