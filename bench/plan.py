@@ -131,11 +131,11 @@ class Plan:
 
     def command(self, seed: str) -> None:
         """A connect that gets a command, and the answer to it."""
-        lines = []
+        lines, url, token = [], self.stand.server.url, self.stand.token()
+        mine = {"udids": self.generators.udids(seed, self.size.devices)}
         for _ in range(self.size.runs):
-            self.stand.server.manage("enqueue", "ProfileList", "--all", "--json")
+            _enqueue(url, token, mine)
             self._rest()
-            url = self.stand.server.url
             lines.append(self.generators.mdm(url, "cmd2", seed, self.size.devices, 8))
         self.tell({"phase": "command", "at_once": 8, **median_of(lines)})
 
@@ -156,7 +156,7 @@ class Plan:
         lines = []
         for _ in range(self.size.runs):
             with self._quiet_worker():
-                lines.append(_enqueue(self.stand.server.url, token))
+                lines.append(_enqueue(self.stand.server.url, token, {"all": True}))
         self.tell({"phase": "enqueue", **median_of(lines)})
         if self.size.large:
             self.enrol(f"enrol-{self.size.fleet}", "l")
@@ -183,10 +183,10 @@ class Plan:
         time.sleep(QUIET)
 
 
-def _enqueue(url: str, token: str) -> dict[str, Any]:
+def _enqueue(url: str, token: str, targets: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310 - our own server
         f"{url}/api/v1/commands/",
-        json.dumps({"request_type": "ProfileList", "targets": {"all": True}}).encode(),
+        json.dumps({"request_type": "ProfileList", "targets": targets}).encode(),
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
     began = time.perf_counter()
