@@ -19,6 +19,7 @@ from audit.recording import Actor, event_of
 from commands.core import catalogue, plist
 from commands.models import OUTSTANDING, Command, CommandDelivery, CommandSource, DeliveryState
 from database import rows
+from database.among import among, among_sql
 from devices.models import Channel, Device, Enrollment, EnrollmentState, EscrowedSecret, SecretKind
 from push import outbox
 from vault.sealed import seal
@@ -296,15 +297,11 @@ def _new_command(command_uuid: uuid.UUID, request_type: str, body: bytes, **fiel
 def _insert_deliveries(command: Command, enrollment_ids: Sequence[int]) -> int:
     """INSERT … SELECT: the epoch is that of the moment, and who is no longer enrolled is left out."""
     delivery, enrollment = CommandDelivery._meta.db_table, Enrollment._meta.db_table
-    chosen = (
-        "IN (SELECT value FROM json_each(%s))"
-        if connection.vendor == "sqlite"
-        else "IN (SELECT value::bigint FROM json_array_elements_text(%s::json))"
-    )
     sql = f"""
         INSERT INTO {delivery}
             (command_id, enrollment_id, epoch, state, reason, sent_count, not_now_count)
-        SELECT %s, id, epoch, %s, '', 0, 0 FROM {enrollment} WHERE id {chosen} AND state = %s ORDER BY id
+        SELECT %s, id, epoch, %s, '', 0, 0 FROM {enrollment}
+         WHERE id IN ({among_sql()}) AND state = %s ORDER BY id
     """  # noqa: S608 - only names of our own tables are put together here
     inserted = 0
     with connection.cursor() as cursor:
@@ -324,7 +321,8 @@ def _reasons_against(request_type: str, batch: list[int], *, unless_queued: bool
     """Enrollment ids of the batch that cannot get the command, each with the reason."""
     known = catalogue.REQUEST_TYPES.get(request_type)
     reasons = dict.fromkeys(batch, UNKNOWN_TARGET)
-    for pk, state, channel in Enrollment.objects.filter(pk__in=batch).values_list("pk", "state", "channel"):
+    found = Enrollment.objects.filter(pk__in=among(batch))
+    for pk, state, channel in found.values_list("pk", "state", "channel"):
         if state != EnrollmentState.ENROLLED:
             reasons[pk] = NOT_ENROLLED
         elif known and channel == Channel.USER and not known.user_channel:
@@ -344,7 +342,7 @@ def _reasons_against(request_type: str, batch: list[int], *, unless_queued: bool
 
 def _full_queues(enrollment_ids: Sequence[int]) -> list[int]:
     return list(
-        CommandDelivery.objects.filter(enrollment_id__in=enrollment_ids, state__in=OUTSTANDING)
+        CommandDelivery.objects.filter(enrollment_id__in=among(enrollment_ids), state__in=OUTSTANDING)
         .order_by()
         .values("enrollment_id")
         .annotate(outstanding=Count("pk"))
@@ -356,7 +354,9 @@ def _full_queues(enrollment_ids: Sequence[int]) -> list[int]:
 def _queued_already(request_type: str, enrollment_ids: Sequence[int]) -> list[int]:
     return list(
         CommandDelivery.objects.filter(
-            enrollment_id__in=enrollment_ids, state__in=OUTSTANDING, command__request_type=request_type
+            enrollment_id__in=among(enrollment_ids),
+            state__in=OUTSTANDING,
+            command__request_type=request_type,
         )
         .order_by()
         .values_list("enrollment_id", flat=True)
@@ -366,7 +366,7 @@ def _queued_already(request_type: str, enrollment_ids: Sequence[int]) -> list[in
 
 def _without_unlock_token(enrollment_ids: Sequence[int]) -> set[int]:
     held = EscrowedSecret.objects.filter(
-        enrollment_id__in=enrollment_ids, kind=SecretKind.UNLOCK_TOKEN, withdrawn_at=None
+        enrollment_id__in=among(enrollment_ids), kind=SecretKind.UNLOCK_TOKEN, withdrawn_at=None
     )
     return set(enrollment_ids) - set(held.values_list("enrollment_id", flat=True))
 

@@ -22,6 +22,7 @@ from django.db import connection, models, transaction
 from django.db.models import Q
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
+from database.among import among_sql
 from devices.models import Enrollment, EnrollmentState
 from push import statements
 from push.models import PushRequest, PushState
@@ -105,12 +106,12 @@ def request_push(enrollment_ids: Iterable[int], *, now: datetime, due_at: dateti
 def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
     """INSERT … SELECT … ON CONFLICT: the same on SQLite and PostgreSQL, one statement."""
     push, enrollment = PushRequest._meta.db_table, Enrollment._meta.db_table
-    names = ", ".join(["%s"] * len(ids))
     sql = f"""
         INSERT INTO {push} (enrollment_id, state, due_at, requested_at, attempts, last_result)
         SELECT id, %s, %s, %s, 0, ''
           FROM {enrollment}
-         WHERE id IN ({names}) AND state IN (%s, %s) AND push_token IS NOT NULL AND token_dead_at IS NULL
+         WHERE id IN ({among_sql()}) AND state IN (%s, %s)
+           AND push_token IS NOT NULL AND token_dead_at IS NULL
          ORDER BY id
         ON CONFLICT (enrollment_id) DO UPDATE SET
             state = CASE {push}.state WHEN %s THEN {push}.state ELSE excluded.state END,
@@ -130,7 +131,7 @@ def _upsert(ids: Sequence[int], now: datetime, due: datetime) -> int:
             sql,
             [
                 *(PushState.DUE.value, _instant(due), _instant(now)),
-                *ids,
+                json.dumps(list(ids)),
                 *(*(state.value for state in WAKEABLE), held, idle, idle, idle),
                 *(recently, later, later, recently),
             ],
