@@ -163,13 +163,15 @@ def resume(
     """Go on, perhaps at another rate. Raises :class:`CampaignRefused`."""
     if devices_per_minute is not None:
         _verify_rate(devices_per_minute)
-    with locked(campaign, "resumed", actor, now) as row:
+    told: dict[str, Any] = {}
+    with locked(campaign, "resumed", actor, now, told) as row:
         if row.paused_at is None and devices_per_minute in (None, row.devices_per_minute):
             raise CampaignRefused("it is not paused")
         row.paused_at, row.paused_by = None, ""
         row.devices_per_minute = devices_per_minute or row.devices_per_minute
         row.last_wave_at = now
         row.save(update_fields=["paused_at", "paused_by", "devices_per_minute", "last_wave_at"])
+        told["devices_per_minute"] = row.devices_per_minute
     return row
 
 
@@ -205,7 +207,8 @@ def activate(campaign: RekeyCampaign, *, actor: Actor, now: datetime, force: boo
 
     ``force``: although fewer devices have its root than were to have it. Raises :class:`CampaignRefused`.
     """
-    with locked(campaign, "key_activated", actor, now) as row:
+    told: dict[str, Any] = {"insisted": force}
+    with locked(campaign, "key_activated", actor, now, told) as row:
         if State(row.state) not in BEFORE_ACTIVATION:
             raise CampaignRefused("the new key is in use already")
         found = figures(row, now)
@@ -213,6 +216,7 @@ def activate(campaign: RekeyCampaign, *, actor: Actor, now: datetime, force: boo
             raise CampaignRefused(
                 f"only {found.installed} of {found.on_old} devices have the new root: insist, or wait"
             )
+        told |= {"installed": found.installed, "of": found.on_old}
         _take_over(row, actor, now)
         activated(row, now)
     return row
@@ -238,12 +242,14 @@ def close(campaign: RekeyCampaign, *, actor: Actor, now: datetime, force: bool =
     ``force``: although devices under management, or CAs below, depend on one. Raises
     :class:`CampaignRefused`.
     """
-    with locked(campaign, "closed", actor, now) as row:
+    told: dict[str, Any] = {"insisted": force}
+    with locked(campaign, "closed", actor, now, told) as row:
         if State(row.state) not in AFTER_ACTIVATION:
             raise CampaignRefused("the new key is not in use yet")
         found = figures(row, now)
         if not force and (found.on_old or found.expired or found.authorities):
             raise CampaignRefused(_dependants(found))
+        told |= {"on_old": found.on_old, "expired": found.expired, "authorities": found.authorities}
         for issuer_key in generations.older_keys(row.new_key):
             try:
                 rollover.close(issuer_key, actor=actor, now=now, force=True)
@@ -288,14 +294,19 @@ def _end_open_renewals(row: RekeyCampaign, why: str, actor: Actor, now: datetime
 
 
 @contextmanager
-def locked(campaign: RekeyCampaign, act: str, actor: Actor, now: datetime) -> Iterator[RekeyCampaign]:
-    """The campaign as it is now, locked, and running; the act is recorded if nothing is raised."""
+def locked(
+    campaign: RekeyCampaign, act: str, actor: Actor, now: datetime, details: dict[str, Any] | None = None
+) -> Iterator[RekeyCampaign]:
+    """The campaign as it is now, locked, and running; the act is recorded if nothing is raised.
+
+    ``details``: for the record; they may be filled in until then.
+    """
     with transaction.atomic():
         row = _lock(campaign)
         if State(row.state) not in RUNNING:
             raise CampaignRefused("the campaign has ended")
         yield row
-        record(f"rekey_campaign.{act}", actor=actor, target=row, at=now)
+        record(f"rekey_campaign.{act}", actor=actor, target=row, at=now, details=details)
 
 
 def _lock(campaign: RekeyCampaign) -> RekeyCampaign:

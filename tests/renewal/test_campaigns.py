@@ -277,6 +277,8 @@ def test_paused_it_asks_nobody_and_goes_on_where_it_was(
         campaigns.pause(campaign, actor=ADA, now=clock.now)
     assert clock.tick(campaign) == 0
     campaigns.resume(campaign, actor=ADA, now=clock.now, devices_per_minute=60)
+    resumed = AuditEvent.objects.get(action="rekey_campaign.resumed")
+    assert resumed.details == {"devices_per_minute": 60}
     assert clock.tick(campaign) == 2
     with no_change(), pytest.raises(CampaignRefused, match="not paused"):
         campaigns.resume(campaign, actor=ADA, now=clock.now)
@@ -465,6 +467,12 @@ def test_it_is_activated_once_and_not_too_soon(
         campaigns.activate(campaign, actor=ADA, now=clock.now, force=True)
     with no_change(), pytest.raises(RolloverRefused):
         rollover.activate(issuer, actor=ADA, now=clock.now)
+    campaigns.close(campaign, actor=ADA, now=clock.now, force=True)
+    acts = AuditEvent.objects.filter(action__in=("rekey_campaign.key_activated", "rekey_campaign.closed"))
+    assert list(acts.order_by("pk").values_list("details", flat=True)) == [
+        {"insisted": True, "installed": 1, "of": 3},
+        {"insisted": True, "on_old": 3, "expired": 0, "authorities": 0},
+    ]
 
 
 def test_another_next_key_is_not_activated_by_it(
