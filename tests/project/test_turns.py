@@ -37,6 +37,12 @@ class Waiters:
         self.threads.append(thread)
         wait_until(f"{name} waits", lambda: self.turns.waiting == before + 1)
 
+    def let_one_in(self) -> None:
+        """Give the turn to the next, and see that it has it."""
+        count = len(self.served)
+        self.turns.release()
+        wait_until("one more had its turn", lambda: len(self.served) == count + 1)
+
     def join(self) -> None:
         for thread in self.threads:
             thread.join(10)
@@ -54,9 +60,8 @@ def test_turns_are_given_in_order_and_those_that_began_go_first() -> None:
     waiters.ask("first", turns.admit)
     waiters.ask("second", turns.admit)
     waiters.ask("began", lambda: back(turns))
-    for count in (1, 2, 3):
-        turns.release()
-        wait_until("one more had its turn", lambda count=count: len(waiters.served) == count)  # type: ignore[misc]
+    for _waiter in range(3):
+        waiters.let_one_in()
     waiters.join()
     assert waiters.served == ["began", "first", "second"]
     turns.release()
@@ -93,13 +98,13 @@ def test_a_full_room_takes_nobody_in_when_turns_come_slowly() -> None:
     waiters.ask("a", turns.admit)
     waiters.ask("b", turns.admit)
     waiters.ask("c", turns.admit)  # nobody has waited yet: turns may come quickly
-    turns.release()
-    wait_until("a had its turn", lambda: waiters.served == ["a"])
+    waiters.let_one_in()
+    assert waiters.served == ["a"]
     assert turns.waiting == 2
     assert turns.admit() is None, "the room is full, and a had to wait"
     waiters.ask("operator", lambda: turns.admit(always=True))
     for _waiter in range(3):
-        turns.release()
+        waiters.let_one_in()
     waiters.join()
     assert waiters.served == ["a", "b", "c", "operator"]
     turns.release()
@@ -113,7 +118,7 @@ def test_a_full_room_takes_more_in_when_turns_come_quickly() -> None:
     for name in "abc":
         waiters.ask(name, turns.admit)
     for _waiter in range(3):
-        turns.release()
+        waiters.let_one_in()
     waiters.join()
     assert (waiters.served, waiters.refused) == (["a", "b", "c"], [])
 
