@@ -137,6 +137,7 @@ class _Plan:
 def _means(grant: Grant) -> Means:
     try:
         issuer_key = _signing_key(grant)
+        _verify_issues(grant, issuer_key)  # before a key is opened that may not be used
         rules = profiles.rules_for(grant.purpose, grant.issuer)
         authority = issuers.current_certificate(issuer_key)
         private_key = keys.issuer_private_key(issuer_key)
