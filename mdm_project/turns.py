@@ -20,6 +20,8 @@ TOO_LONG = 0.25
 """Seconds: a full room in which the last one waited longer takes nobody in."""
 LONGEST_WAIT = 10.0
 """Seconds after which one who waits is sent away: something is wrong below, the database for instance."""
+PATIENT = 4
+"""How many may wait however full the room is. They are strangers too: more would fill the room with them."""
 
 
 class Turns:
@@ -41,6 +43,7 @@ class Turns:
         self._queue: deque[threading.Lock] = deque()
         self._room, self._too_long, self._longest_wait = room, too_long, longest_wait
         self._last_wait = 0.0
+        self._patient = 0
 
     @property
     def waiting(self) -> int:
@@ -50,19 +53,25 @@ class Turns:
     def admit(self, *, always: bool = False) -> float | None:
         """A turn for a new request: the seconds that it waited, or ``None`` if it is sent away.
 
-        ``always``: this one waits, however full the room is and however long it takes.
+        ``always``: this one waits, however full the room is and however long it takes, unless
+        :data:`PATIENT` others do.
         """
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
                 self._last_wait = 0.0
                 return 0.0
+            always = always and self._patient < PATIENT
             if not always and len(self._queue) >= self._room and self._last_wait > self._too_long:
                 return None
             ticket = self._ticket()
             self._queue.append(ticket)
+            self._patient += always
         began = time.monotonic()
-        if not self._wait(ticket, -1 if always else self._longest_wait):
+        came = self._wait(ticket, -1 if always else self._longest_wait)
+        with self._lock:
+            self._patient -= always
+        if not came:
             self._last_wait = self._longest_wait
             return None
         self._last_wait = waited = time.monotonic() - began

@@ -11,7 +11,7 @@ import pytest
 
 from mdm_project import pressure, threshold
 from mdm_project.threshold import Threshold
-from mdm_project.turns import Turns
+from mdm_project.turns import PATIENT, Turns
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.once
@@ -109,6 +109,23 @@ def test_a_full_room_takes_nobody_in_when_turns_come_slowly() -> None:
     assert waiters.served == ["a", "b", "c", "operator"]
     turns.release()
     assert turns.admit() == 0.0
+
+
+def test_those_who_always_wait_are_few() -> None:
+    turns = Turns(1, room=0, too_long=0.0)
+    assert turns.admit() == 0.0
+    waiters = Waiters(turns)
+    for number in range(PATIENT):
+        waiters.ask(f"operator {number}", lambda: turns.admit(always=True))
+    turns._last_wait = 1.0
+    assert turns.admit(always=True) is None, "one more is as everybody"
+    for _waiter in range(PATIENT):
+        waiters.let_one_in()
+    waiters.join()
+    assert (len(waiters.served), waiters.refused) == (PATIENT, [])
+    turns.release()
+    assert turns.admit(always=True) == 0.0, "and none of them is counted still"
+    assert turns._patient == 0
 
 
 def test_a_full_room_takes_more_in_when_turns_come_quickly() -> None:
