@@ -49,7 +49,7 @@ AT_ONCE = 2
 
 
 ASKED_BY_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""These always get their turn: a load balancer must not take a busy server for a dead one."""
+"""A few of these always get their turn: a load balancer must not take a busy server for a dead one."""
 
 COME_BACK_AFTER = (5, 20)
 """Seconds, least and most, for those who find no place."""
