@@ -21,7 +21,9 @@ def pytest(heading: str, arguments: list[str], environment: dict[str, str]) -> i
     inherited = {
         name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}
     }
-    argv = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *arguments]
+    # In the order of files: else those of few tests, which are the long ones, would be left for the end.
+    spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    argv = [sys.executable, "-m", "pytest", "-q", *spread, *arguments]
     return subprocess.run(argv, cwd=ROOT, env=inherited | environment, check=False).returncode
 
 
