@@ -35,7 +35,6 @@ def offer(
     if not profile.allow_direct:
         raise NotOffered("the enrolment profile does not allow the direct way")
     given = offering.supplies(profile)
-    by = offering.signer(now) if signed else None
     lifetime = timedelta(minutes=profile.session_minutes)
     with transaction.atomic():
         session = access.new_session(
@@ -48,8 +47,13 @@ def offer(
             remote_addr=remote_addr[:45],
             user_agent=user_agent[:200],
             expires_at=now + lifetime,
-            told=given.told | ({"signer": by.sha256} if by else {}),
+            told=given.told,
         )
+        # Not before: the first signer is made when it is asked for, and who is refused changes nothing.
+        by = offering.signer(now) if signed else None
+        if by:
+            session.told = given.told | {"signer": by.sha256}
+            session.save(update_fields=["told"])
         content = offering.management_payloads(session, given, lifetime=lifetime, now=now)
         mobileconfig = offering.signed(content, now, by=by) if by else encode(content)
     return Offered(session, mobileconfig)
