@@ -17,7 +17,7 @@ from pki import issuers, rollover
 from pki.models import Issuer, IssuerKeyState
 from renewal import campaign_page, campaigns, curve, waves
 from renewal.core.pacing import CAMPAIGN_PAUSES
-from renewal.models import CampaignState, IdentityRenewal, RekeyCampaign, RenewalState
+from renewal.models import CampaignSample, CampaignState, IdentityRenewal, RekeyCampaign, RenewalState
 from simulator.device import Behaviour
 from tests.renewal.phones import ADA, Phone
 from tests.support.snapshot import no_change
@@ -219,7 +219,7 @@ def test_the_home_page_tells_of_it(root: Client, campaign: RekeyCampaign, phone:
     phone.device.behaviour = Behaviour(errors=1.0)
     tick(campaign)
     phone.connect()
-    RekeyCampaign.objects.update(created_at=timezone.now() - timedelta(minutes=1))
+    CampaignSample.objects.update(at=timezone.now() - timedelta(hours=1))
     tick(campaign)
     assert "left on an older key; 1 failed" in words(text(root, home))
     campaigns.abort(campaign, actor=ADA, now=timezone.now())
