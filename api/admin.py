@@ -150,14 +150,16 @@ class ApiTokenAdmin(_Admin):
             raise PermissionDenied
         if request.method != "POST":
             return self._page(request, "revoke", gettext("Revoke this token?"), {"token": token})
-        tokens.revoke(token, actor=_actor(request), now=timezone.now())
+        tokens.revoke(token, actor=Actor.of_request(request), now=timezone.now())
         self.message_user(
             request, gettext("%(name)s is revoked: it is refused from now on.") % {"name": token}
         )
         return HttpResponseRedirect(reverse("admin:api_apitoken_changelist"))
 
     def delete_model(self, request: HttpRequest, obj: ApiToken) -> None:
-        record("api_token.deleted", actor=_actor(request), target=obj, details={"prefix": obj.prefix})
+        record(
+            "api_token.deleted", actor=Actor.of_request(request), target=obj, details={"prefix": obj.prefix}
+        )
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
@@ -167,7 +169,7 @@ class ApiTokenAdmin(_Admin):
     @admin.action(description=_("Revoke the chosen tokens"), permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
         now = timezone.now()
-        ended = sum(tokens.revoke(token, actor=_actor(request), now=now) for token in queryset)
+        ended = sum(tokens.revoke(token, actor=Actor.of_request(request), now=now) for token in queryset)
         self.message_user(
             request,
             ngettext("%d token revoked.", "%d tokens revoked.", ended) % ended,
@@ -212,10 +214,6 @@ def _create(request: HttpRequest, wanted: dict[str, Any]) -> tuple[ApiToken, str
         user=wanted["user"],
         scopes=wanted["scopes"],
         expires_at=now + timedelta(days=wanted["lifetime"]) if wanted["lifetime"] else None,
-        actor=_actor(request),
+        actor=Actor.of_request(request),
         now=now,
     )
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))

@@ -10,8 +10,10 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import models, transaction
 from django.db.models import F
+from django.http import HttpRequest
 from django.utils import timezone
 
+from audit.addresses import client_address
 from audit.models import AuditEvent, Outcome, Refusal
 from database import rows
 
@@ -30,6 +32,11 @@ class Actor:
     def of_user(cls, user: AbstractBaseUser | AnonymousUser, remote_addr: str = "") -> Actor:
         """The person who is signed in."""
         return cls(name=user.get_username(), user_id=user.pk, remote_addr=remote_addr)
+
+    @classmethod
+    def of_request(cls, request: HttpRequest) -> Actor:
+        """The person who sits in front of the page, and from where."""
+        return cls.of_user(request.user, client_address(request))
 
 
 SERVER = Actor(name="server")

@@ -25,6 +25,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
+from audit.recording import Actor
 from commands import admin_send, queue
 from commands.core.catalogue import REQUEST_TYPES
 from commands.core.masking import readable
@@ -232,7 +233,7 @@ class CommandAdmin(ReadOnlyAdmin):
         if command is None:
             raise Http404
         if request.method == "POST":
-            count = queue.cancel(command, admin_send.actor_of(request), timezone.now())
+            count = queue.cancel(command, Actor.of_request(request), timezone.now())
             text = ngettext("Taken back from %(count)d device.", "Taken back from %(count)d devices.", count)
             messages.success(request, text % {"count": count})
             return HttpResponseRedirect(reverse("admin:commands_command_change", args=[pk]))
@@ -363,7 +364,7 @@ class CommandDeliveryAdmin(ReadOnlyAdmin):
         for delivery in deliveries:
             try:
                 queue.decide_uncertain(
-                    delivery, resend=resend, actor=admin_send.actor_of(request), now=timezone.now()
+                    delivery, resend=resend, actor=Actor.of_request(request), now=timezone.now()
                 )
                 decided += 1
             except queue.NotUncertain as refused:

@@ -186,7 +186,7 @@ def _enqueue(request: HttpRequest, draft: Draft) -> HttpResponse:
             draft.payload,
             draft.targets.device_ids(),
             source=CommandSource.ADMIN,
-            actor=actor_of(request),
+            actor=Actor.of_request(request),
             now=now,
             not_before=draft.not_before,
             expires_at=draft.expires_at,
@@ -220,11 +220,6 @@ def _remembered(request: HttpRequest) -> Targets:
     if not kept.get("devices") or kept.get("key") != request.GET["selection"]:
         raise NoTargets
     return Targets("devices", tuple(kept["devices"]))
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """The person who is signed in, for the record."""
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
 
 
 def _say(request: HttpRequest, result: queue.Enqueued) -> None:

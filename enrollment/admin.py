@@ -18,7 +18,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
-from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from devices.models import Channel, Enrollment
@@ -317,7 +316,7 @@ class EnrollmentProfileAdmin(_Admin):
         }
         recording.record(
             "enrollment_profile.changed" if change else "enrollment_profile.created",
-            actor=_actor(request),
+            actor=Actor.of_request(request),
             target=obj,
             details=changed,
         )
@@ -335,13 +334,13 @@ class EnrollmentProfileAdmin(_Admin):
         )
         recording.record(
             "enrollment_profile.devices_listed",
-            actor=_actor(request),
+            actor=Actor.of_request(request),
             target=profile,
             details={"added": sorted(after - before)[:100], "removed": sorted(before - after)[:100]},
         )
 
     def delete_model(self, request: HttpRequest, obj: EnrollmentProfile) -> None:
-        recording.record("enrollment_profile.deleted", actor=_actor(request), target=obj)
+        recording.record("enrollment_profile.deleted", actor=Actor.of_request(request), target=obj)
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[EnrollmentProfile]) -> None:
@@ -537,16 +536,14 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
     @admin.action(description=_("Stop the chosen sessions"), permissions=["stop"])
     def stop(self, request: HttpRequest, queryset: QuerySet[EnrollmentSession]) -> None:
         now = timezone.now()
-        stopped = sum(completion.stop(session, actor=_actor(request), now=now) for session in queryset)
+        stopped = sum(
+            completion.stop(session, actor=Actor.of_request(request), now=now) for session in queryset
+        )
         self.message_user(
             request,
             ngettext("%d session stopped.", "%d sessions stopped.", stopped) % stopped,
             messages.SUCCESS if stopped else messages.WARNING,
         )
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, client_address(request))
 
 
 def _link(address: str, label: str) -> SafeString:

@@ -20,7 +20,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from audit.addresses import client_address
 from audit.recording import Actor, record
 from devices.models import Device
 from enrollment import blocking, codes, openid
@@ -38,11 +37,6 @@ if TYPE_CHECKING:  # generic for the type checker only
 else:
     _CodeAdmin = _ProviderAdmin = _BlockedAdmin = admin.ModelAdmin
     _ProviderForm = forms.ModelForm
-
-
-def actor(request: HttpRequest) -> Actor:
-    """The administrator who is signed in."""
-    return Actor.of_user(request.user, client_address(request))
 
 
 def own_page(
@@ -185,7 +179,7 @@ class EnrollmentCodeAdmin(_CodeAdmin):
                     chosen=values["chosen"],
                     max_uses=values["max_uses"],
                     expires_at=values["expires_at"],
-                    actor=actor(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except CodeRefused as refused:
@@ -214,7 +208,7 @@ class EnrollmentCodeAdmin(_CodeAdmin):
     @admin.action(description=_("Withdraw the chosen codes"), permissions=["withdraw"])
     def withdraw(self, request: HttpRequest, queryset: QuerySet[EnrollmentCode]) -> None:
         now = timezone.now()
-        ended = sum(codes.withdraw(code, actor=actor(request), now=now) for code in queryset)
+        ended = sum(codes.withdraw(code, actor=Actor.of_request(request), now=now) for code in queryset)
         self.message_user(
             request,
             ngettext("%d code withdrawn.", "%d codes withdrawn.", ended) % ended,
@@ -342,13 +336,13 @@ class IdentityProviderAdmin(_ProviderAdmin):
         super().save_model(request, obj, form, change)
         record(
             "identity_provider.changed" if change else "identity_provider.created",
-            actor=actor(request),
+            actor=Actor.of_request(request),
             target=obj,
             details={"changed": list(form.changed_data)},
         )
 
     def delete_model(self, request: HttpRequest, obj: IdentityProvider) -> None:
-        record("identity_provider.deleted", actor=actor(request), target=obj)
+        record("identity_provider.deleted", actor=Actor.of_request(request), target=obj)
         super().delete_model(request, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[IdentityProvider]) -> None:
@@ -422,7 +416,9 @@ class BlockedDeviceAdmin(_BlockedAdmin):
         if request.method == "POST" and form.is_valid():
             names, reason = form.cleaned_data["identifiers"], form.cleaned_data["reason"]
             try:
-                blocked = blocking.block_all(names, reason=reason, actor=actor(request), now=timezone.now())
+                blocked = blocking.block_all(
+                    names, reason=reason, actor=Actor.of_request(request), now=timezone.now()
+                )
             except BlockRefused as refused:
                 form.add_error("identifiers", refused.reason)
             else:
@@ -444,6 +440,6 @@ class BlockedDeviceAdmin(_BlockedAdmin):
 
     @admin.action(description=_("Let the chosen devices in again"), permissions=["unblock"])
     def unblock(self, request: HttpRequest, queryset: QuerySet[BlockedDevice]) -> None:
-        count = blocking.unblock(queryset, actor=actor(request), now=timezone.now())
+        count = blocking.unblock(queryset, actor=Actor.of_request(request), now=timezone.now())
         text = ngettext("%d device may enrol again.", "%d devices may enrol again.", count) % count
         self.message_user(request, text, messages.SUCCESS)

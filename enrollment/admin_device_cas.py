@@ -19,7 +19,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
-from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
 from audit.recording import Actor
 from enrollment import device_authorities
@@ -104,7 +103,7 @@ class DeviceAuthorityAdmin(ReadOnlyAdmin):
                     form.cleaned_data["file"].read(MAX_FILE + 1),
                     name=form.cleaned_data["name"].strip(),
                     until=form.cleaned_data["until"],
-                    actor=_actor(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except AuthorityRefused as refused:
@@ -150,7 +149,9 @@ class DeviceAuthorityAdmin(ReadOnlyAdmin):
     def _switch(self, request: HttpRequest, queryset: QuerySet[DeviceAuthority], *, enabled: bool) -> None:
         rows = list(queryset)
         for authority in rows:
-            device_authorities.switch(authority, enabled=enabled, actor=_actor(request), now=timezone.now())
+            device_authorities.switch(
+                authority, enabled=enabled, actor=Actor.of_request(request), now=timezone.now()
+            )
         text = (
             ngettext("%d device CA is trusted.", "%d device CAs are trusted.", len(rows))
             if enabled
@@ -184,7 +185,7 @@ class DeviceSignerAdmin(_SignerAdmin):
     def delete_model(self, request: HttpRequest, obj: DeviceSigner) -> None:
         recording.record(
             "device_certificate.forgotten",
-            actor=_actor(request),
+            actor=Actor.of_request(request),
             target=obj,
             details={"sha256": obj.sha256, "serial_number": obj.serial_number, "udid": obj.udid},
         )
@@ -197,7 +198,3 @@ class DeviceSignerAdmin(_SignerAdmin):
 
 def _may_trust(request: HttpRequest) -> bool:
     return request.user.has_perm("enrollment.add_deviceauthority")
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, client_address(request))

@@ -18,7 +18,6 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
 from audit.recording import Actor
 from enrollment import tls_check
@@ -154,7 +153,7 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
                 row = server_tls.add_anchor(
                     form.cleaned_data["data"],
                     name=form.cleaned_data["name"].strip(),
-                    actor=_actor(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except AnchorRefused as refused:
@@ -174,7 +173,7 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         form: Any = RemovalForm(*_sent(request))
         if request.method == "POST" and form.is_valid():
-            server_tls.remove_anchor(row, actor=_actor(request), now=timezone.now())
+            server_tls.remove_anchor(row, actor=Actor.of_request(request), now=timezone.now())
             text = gettext("Later profiles do not carry %(name)s.") % {"name": row.name}
             self.message_user(request, text, messages.SUCCESS)
             return HttpResponseRedirect(reverse("admin:pki_tlsanchor_changelist"))
@@ -261,7 +260,3 @@ def _besides() -> list[Any]:
 def _sent(request: HttpRequest) -> tuple[Any, Any]:
     """Fields and files of a form that was sent, even empty; nothing for one that is only opened."""
     return (request.POST, request.FILES) if request.method == "POST" else (None, None)
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, client_address(request))

@@ -29,7 +29,6 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
-from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
 from audit.models import Outcome
 from audit.recording import Actor, record
@@ -73,10 +72,6 @@ _SHORT: dict[str, str | Promise] = {
     EnrollmentState.TURN_AWAY: _("to be turned away"),
     EnrollmentState.TURNED_AWAY: _("turned away"),
 }
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, client_address(request))
 
 
 def _panel(form: forms.Form, *fields: str) -> AdminForm:
@@ -331,7 +326,7 @@ class DeviceAdmin(_DeviceAdmin):
         if before != after:
             record(
                 "device.groups_changed",
-                actor=_actor(request),
+                actor=Actor.of_request(request),
                 target=device,
                 details={"added": sorted(after - before), "removed": sorted(before - after)},
             )
@@ -404,7 +399,7 @@ class DeviceAdmin(_DeviceAdmin):
             requested = outbox.request_push(_enrolled(devices), now=timezone.now())
             record(
                 "push.requested",
-                actor=_actor(request),
+                actor=Actor.of_request(request),
                 target=devices.get() if chosen == 1 else None,
                 details={"devices": chosen, "pushes": requested},
             )
@@ -418,7 +413,9 @@ class DeviceAdmin(_DeviceAdmin):
     def _refresh(self, request: HttpRequest, devices: QuerySet[Device]) -> None:
         """Queue the questions; who is being asked already is left out, and counted."""
         with transaction.atomic():
-            asked = questions.ask_inventory(_enrolled(devices), timezone.now(), actor=_actor(request))
+            asked = questions.ask_inventory(
+                _enrolled(devices), timezone.now(), actor=Actor.of_request(request)
+            )
         self._report(
             request,
             asked,
@@ -462,14 +459,14 @@ class DeviceAdmin(_DeviceAdmin):
         group: DeviceGroup = form.cleaned_data["group"]
         ids = queryset.order_by("pk").values_list("pk", flat=True)
         if action == "add_to_group":
-            changed = groups.add_devices(group, ids, actor=_actor(request))
+            changed = groups.add_devices(group, ids, actor=Actor.of_request(request))
             text = ngettext(
                 "%(count)d device was put into %(group)s.",
                 "%(count)d devices were put into %(group)s.",
                 changed,
             )
         else:
-            changed = groups.remove_devices(group, ids, actor=_actor(request))
+            changed = groups.remove_devices(group, ids, actor=Actor.of_request(request))
             text = ngettext(
                 "%(count)d device was taken out of %(group)s.",
                 "%(count)d devices were taken out of %(group)s.",
@@ -690,7 +687,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/devices/enrollment/decide.html", context)
 
     def _decide(self, request: HttpRequest, enrollment: Enrollment, decision: str, reason: str) -> None:
-        actor, now = _actor(request), timezone.now()
+        actor, now = Actor.of_request(request), timezone.now()
         try:
             if decision == "admit":
                 quarantine.admit(enrollment, actor=actor, now=now)
@@ -807,7 +804,7 @@ class EscrowedSecretAdmin(ReadOnlyAdmin):
         """The value as Base64; None if the form is not in order."""
         if not form.is_valid():
             return None
-        actor, reason = _actor(request), form.cleaned_data["reason"]
+        actor, reason = Actor.of_request(request), form.cleaned_data["reason"]
         if not request.user.check_password(form.cleaned_data["password"]):
             form.add_error("password", gettext("That is not your password."))
             record(

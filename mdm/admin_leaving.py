@@ -20,7 +20,6 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 
-from audit.addresses import client_address
 from audit.recording import Actor
 from devices.models import Device
 from enrollment import blocking
@@ -164,7 +163,10 @@ class LeavingPages:
         names = blocking.names_of(device)
         if request.method == "POST" and form.is_valid():
             blocking.block_device(
-                device, reason=form.cleaned_data["reason"], actor=_actor(request), now=timezone.now()
+                device,
+                reason=form.cleaned_data["reason"],
+                actor=Actor.of_request(request),
+                now=timezone.now(),
             )
             self._say(request, gettext("Blocked: it cannot enrol any more."), messages.SUCCESS)
             return _back_to(device)
@@ -178,7 +180,7 @@ class LeavingPages:
         device = _device(pk)
         blocks = blocking.blocks_of(device)
         if request.method == "POST":
-            ended = blocking.unblock(blocks, actor=_actor(request), now=timezone.now())
+            ended = blocking.unblock(blocks, actor=Actor.of_request(request), now=timezone.now())
             text = gettext("It may enrol again.") if ended else gettext("It was not blocked.")
             self._say(request, text, messages.SUCCESS if ended else messages.WARNING)
             return _back_to(device)
@@ -237,7 +239,7 @@ class LeavingPages:
         values: dict[str, Any],
         left_out: list[tuple[Device, str]] = [],  # noqa: B006 - never changed
     ) -> None:
-        actor, now = _actor(request), timezone.now()
+        actor, now = Actor.of_request(request), timezone.now()
         with transaction.atomic():
             done = _end(devices, values, actor, now)
             if values.get("block"):
@@ -303,7 +305,3 @@ def _device(pk: int) -> Device:
 
 def _back_to(device: Device) -> HttpResponse:
     return HttpResponseRedirect(reverse("admin:devices_device_change", args=[device.pk]))
-
-
-def _actor(request: HttpRequest) -> Actor:
-    return Actor.of_user(request.user, client_address(request))

@@ -20,8 +20,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
+from audit.recording import Actor
 from pki import signer_admin
-from pki.admin_cells import actor_of, certificate_file, code, file_of, lines, link_to, link_to_list
+from pki.admin_cells import certificate_file, code, file_of, lines, link_to, link_to_list
 from pki.certificate_words import EXTENDED_KEY_USAGES, KEY_USAGES, in_words
 from pki.core.certificate_text import certificate_text, places_of
 from pki.core.certificates import describe, key_usages_of
@@ -229,7 +230,7 @@ class CertificateAdmin(ReadOnlyAdmin):
             revoked = revoke_all(
                 list(affected.values_list("pk", flat=True)),
                 reason=RevocationReason(form.cleaned_data["reason"]),
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
             )
             text = ngettext("%d certificate revoked.", "%d certificates revoked.", revoked) % revoked

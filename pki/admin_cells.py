@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from audit.recording import Actor
 from pki.core.certificates import encode_pem
 from pki.core.names import NameRefused, verify_name_value
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """Who sits in front of the page, for the record."""
-    return Actor.of_user(request.user, request.META.get("REMOTE_ADDR", ""))
 
 
 def certifiable(value: str) -> str:

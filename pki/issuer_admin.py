@@ -17,9 +17,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from audit.recording import record
+from audit.recording import Actor, record
 from pki import issuer_page, issuers, subordinate, trust
-from pki.admin_cells import actor_of, certificate_file, lines, link_to
+from pki.admin_cells import certificate_file, lines, link_to
 from pki.issuer_forms import MAX_UPLOAD, IssuerForm, NewIssuerForm, TrustForm
 from pki.issuer_life import LifePages
 from pki.models import (
@@ -140,7 +140,7 @@ class IssuerAdmin(LifePages):
         obj.save(update_fields=form.changed_data)
         changed = {name: {"before": before[name], "after": getattr(obj, name)} for name in form.changed_data}
         if changed:
-            record("issuer.changed", actor=actor_of(request), target=obj, details=changed)
+            record("issuer.changed", actor=Actor.of_request(request), target=obj, details=changed)
             trust.forget_anchors()
 
     def trust_view(self, request: HttpRequest) -> HttpResponse:
@@ -153,7 +153,7 @@ class IssuerAdmin(LifePages):
                 issuer = trust.trust_issuer(
                     form.cleaned_data["file"].read(MAX_UPLOAD + 1),
                     purpose=Purpose(form.cleaned_data["purpose"]),
-                    actor=actor_of(request),
+                    actor=Actor.of_request(request),
                     name=form.cleaned_data["name"],
                 )
             except trust.TrustRefused as refused:
@@ -232,7 +232,7 @@ def _make_issuer(request: HttpRequest, wanted: dict[str, Any]) -> Issuer:
         "organization": wanted["organization"],
         "algorithm": wanted["algorithm"],
         "key_location": wanted["key_location"].strip(),
-        "actor": actor_of(request),
+        "actor": Actor.of_request(request),
         "now": timezone.now(),
     }
     if wanted["kind"] == IssuerKind.SUBORDINATE:

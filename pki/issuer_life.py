@@ -17,8 +17,9 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext, ngettext
 
+from audit.recording import Actor
 from pki import issuers, outlook, retirement, rollover, subordinate
-from pki.admin_cells import actor_of, file_of
+from pki.admin_cells import file_of
 from pki.core.certificates import encode_pem
 from pki.issuer_forms import (
     MAX_UPLOAD,
@@ -149,7 +150,7 @@ class LifePages(_Admin):
                 issuer,
                 years=wanted["years"],
                 replaces=wanted["replaces"],
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
             )
             return gettext("Renewed: the new certificate is valid until %(ends)s.") % {"ends": _day(made)}
@@ -177,7 +178,7 @@ class LifePages(_Admin):
                 years=wanted.get("years"),
                 activate_at=wanted["activate_at"] if wanted["when"] == "at" else None,
                 key_location=wanted["key_location"].strip(),
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=now,
             )
             if issuer.kind not in rollover.SELF_MADE:
@@ -185,7 +186,7 @@ class LifePages(_Admin):
                     "The new key is made. Now fetch its request, and have the external CA sign it."
                 )
             if wanted["when"] == "now":
-                rollover.activate(issuer, actor=actor_of(request), now=now)
+                rollover.activate(issuer, actor=Actor.of_request(request), now=now)
                 return gettext("Key %(generation)d is in use.") % {"generation": made.generation}
             return gettext("Key %(generation)d is made. It is not in use yet.") % {
                 "generation": made.generation
@@ -208,10 +209,10 @@ class LifePages(_Admin):
         def do(wanted: dict[str, Any]) -> str:
             now = timezone.now()
             if wanted["when"] == "now":
-                rollover.activate(issuer, actor=actor_of(request), now=now)
+                rollover.activate(issuer, actor=Actor.of_request(request), now=now)
                 return gettext("Key %(generation)d is in use.") % {"generation": made.generation}
             at = wanted["activate_at"] if wanted["when"] == "at" else None
-            rollover.schedule(issuer, at, actor=actor_of(request), now=now)
+            rollover.schedule(issuer, at, actor=Actor.of_request(request), now=now)
             return gettext("The time is set.") if at else gettext("The key waits to be activated by hand.")
 
         act = Act(
@@ -236,7 +237,7 @@ class LifePages(_Admin):
         form = ConfirmForm(_posted(request), slug=issuer.slug) if live else forms.Form(_posted(request))
 
         def do(wanted: dict[str, Any]) -> str:
-            rollover.close(issuer_key, actor=actor_of(request), now=timezone.now(), force=bool(live))
+            rollover.close(issuer_key, actor=Actor.of_request(request), now=timezone.now(), force=bool(live))
             return gettext("Key %(generation)d is closed.") % {"generation": generation}
 
         discard = issuer_key.state == IssuerKeyState.NEXT
@@ -258,7 +259,7 @@ class LifePages(_Admin):
         issuer = self._issuer(request, pk)
 
         def do(wanted: dict[str, Any]) -> str:
-            retirement.retire(issuer, actor=actor_of(request), now=timezone.now())
+            retirement.retire(issuer, actor=Actor.of_request(request), now=timezone.now())
             return gettext("%(name)s issues nothing new from now on.") % {"name": issuer.name}
 
         concerned = retirement.consequences(issuer, timezone.now())
@@ -276,7 +277,7 @@ class LifePages(_Admin):
         issuer = self._issuer(request, pk)
 
         def do(wanted: dict[str, Any]) -> str:
-            retirement.resume(issuer, actor=actor_of(request), now=timezone.now())
+            retirement.resume(issuer, actor=Actor.of_request(request), now=timezone.now())
             return gettext("%(name)s issues certificates again.") % {"name": issuer.name}
 
         statement = Statement("info", gettext("It issues certificates again, with the same key and name."))
@@ -300,7 +301,7 @@ class LifePages(_Admin):
             ended = retirement.revoke_issuer(
                 issuer,
                 reason=RevocationReason(wanted["reason"]),
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
             )
             return ngettext(
@@ -326,7 +327,7 @@ class LifePages(_Admin):
         issuer = self._issuer(request, pk)
 
         def do(wanted: dict[str, Any]) -> str:
-            subordinate.request_certificate(issuer, actor=actor_of(request), now=timezone.now())
+            subordinate.request_certificate(issuer, actor=Actor.of_request(request), now=timezone.now())
             return gettext("The request is made. Download it here, and have the external CA sign it.")
 
         act = Act(
@@ -351,7 +352,7 @@ class LifePages(_Admin):
                 issuer,
                 *files,
                 anchor_is_last=wanted["anchor_is_last"],
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
             )
             for note in done.notes:

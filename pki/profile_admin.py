@@ -14,8 +14,8 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from audit.recording import Actor
 from pki import profile_records, profiles
-from pki.admin_cells import actor_of
 from pki.core.profile import BUILT_IN, Rules
 from pki.models import CertificateProfile, Issuer, Purpose
 from pki.profile_forms import ProfileForm
@@ -166,10 +166,10 @@ class ProfileAdmin(_Admin):
     # --- keeping it ---
 
     def save_model(self, request: HttpRequest, obj: CertificateProfile, form: Any, change: bool) -> None:
-        profile_records.save(obj, form.changed_data, new=not change, actor=actor_of(request))
+        profile_records.save(obj, form.changed_data, new=not change, actor=Actor.of_request(request))
 
     def delete_model(self, request: HttpRequest, obj: CertificateProfile) -> None:
-        profile_records.remove(obj, actor=actor_of(request))
+        profile_records.remove(obj, actor=Actor.of_request(request))
 
     def get_actions(self, request: HttpRequest) -> Any:
         """One by one: each removal brings other rules into force."""

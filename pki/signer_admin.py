@@ -21,8 +21,9 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.admin import ReadOnlyAdmin
+from audit.recording import Actor
 from pki import issuers, profile_signers, signer_outlook
-from pki.admin_cells import actor_of, certificate_file, code, lines
+from pki.admin_cells import certificate_file, code, lines
 from pki.core.certificates import CertificateFacts, describe
 from pki.models import Issuer, IssuerKind, IssuerState, ProfileSigner
 from pki.profile_signers import SignerRefused
@@ -91,7 +92,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         return may and isinstance(obj, ProfileSigner) and not obj.in_use
 
     def delete_model(self, request: HttpRequest, obj: ProfileSigner) -> None:
-        profile_signers.remove(obj, actor=actor_of(request), now=timezone.now())
+        profile_signers.remove(obj, actor=Actor.of_request(request), now=timezone.now())
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -146,7 +147,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
                     form.cleaned_data["file"].read(MAX_FILE + 1),
                     key=key.read(MAX_FILE + 1) if key else b"",
                     password=form.cleaned_data["password"],
-                    actor=actor_of(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except SignerRefused as refused:
@@ -166,7 +167,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         return self._decide(
             request,
             signer_outlook.outlook(signer, now),
-            lambda: profile_signers.use(signer, actor=actor_of(request), now=now),
+            lambda: profile_signers.use(signer, actor=Actor.of_request(request), now=now),
         )
 
     def issuer_page(self, request: HttpRequest) -> HttpResponse:
@@ -181,7 +182,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         return self._decide(
             request,
             signer_outlook.of_issuer(issuer, now),
-            lambda: profile_signers.use_issuer(issuer, actor=actor_of(request), now=now),
+            lambda: profile_signers.use_issuer(issuer, actor=Actor.of_request(request), now=now),
         )
 
     def default_page(self, request: HttpRequest) -> HttpResponse:
@@ -194,7 +195,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         return self._decide(
             request,
             signer_outlook.of_issuer(default, now),
-            lambda: profile_signers.use_default(actor=actor_of(request), now=now),
+            lambda: profile_signers.use_default(actor=Actor.of_request(request), now=now),
         )
 
     def _decide(self, request: HttpRequest, after: signer_outlook.Outlook, act: Any) -> HttpResponse:

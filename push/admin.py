@@ -25,9 +25,10 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.admin import ReadOnlyAdmin, WhenFilter
+from audit.recording import Actor
 from devices.models import Enrollment, EnrollmentState
 from push import admin_vendors, certificates, provenance, topics  # noqa: F401 - the first registers
-from push.admin_parts import actor_of, badge, content, left_in_words, may, moment, urgency, verify_may
+from push.admin_parts import badge, content, left_in_words, may, moment, urgency, verify_may
 from push.admin_steps import StepPages
 from push.certificates import PushCertificateRefused, TopicChange
 from push.core.pushcert import MAX_SIZE
@@ -163,7 +164,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
                 password=values["password"],
                 private_key=content(values["key_file"], MAX_SIZE) if values["key_file"] else b"",
                 confirm_topic_change=values["confirm_topic_change"],
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
             )
         except TopicChange as change:
@@ -204,7 +205,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
         )
 
     def _discard(self, request: HttpRequest, certificate: PushCertificate) -> str:
-        certificates.discard_request(certificate, actor=actor_of(request), now=timezone.now())
+        certificates.discard_request(certificate, actor=Actor.of_request(request), now=timezone.now())
         return gettext("The request is discarded.")
 
     def try_again_page(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -224,7 +225,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
         )
 
     def _try_again(self, request: HttpRequest, certificate: PushCertificate) -> str:
-        released = certificates.release(certificate, actor=actor_of(request), now=timezone.now())
+        released = certificates.release(certificate, actor=Actor.of_request(request), now=timezone.now())
         return ngettext("%d push is due.", "%d pushes are due.", released) % released
 
     def retire_page(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -247,7 +248,7 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
         )
 
     def _retire(self, request: HttpRequest, certificate: PushCertificate) -> str:
-        certificates.retire(certificate, actor=actor_of(request), now=timezone.now())
+        certificates.retire(certificate, actor=Actor.of_request(request), now=timezone.now())
         return gettext("The push certificate is out of use.")
 
     def _confirmed(

@@ -13,8 +13,6 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from audit.addresses import client_address
-from audit.recording import Actor
 from push.certificates import EXPIRY_ALARMS
 
 
@@ -27,11 +25,6 @@ def verify_may(request: HttpRequest, what: str, model: str = "pushcertificate") 
     """Raises ``PermissionDenied``."""
     if not may(request, what, model):
         raise PermissionDenied
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """The person who is signed in, and from where."""
-    return Actor.of_user(request.user, client_address(request))
 
 
 def content(file: Any, limit: int) -> bytes:

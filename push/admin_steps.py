@@ -16,8 +16,9 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from audit.recording import Actor
 from push import certificates, vendors
-from push.admin_parts import actor_of, content, may, verify_may
+from push.admin_parts import content, may, verify_may
 from push.certificates import PushCertificateRefused, TopicChange
 from push.core import pushcert, vendor
 from push.models import PushCertificate, PushCertificateState, VendorCertificate
@@ -76,7 +77,7 @@ class StepPages:
         if form.is_bound and form.is_valid():
             try:
                 made = certificates.create_request(
-                    form.cleaned_data["common_name"], actor_of(request), renews=renews
+                    form.cleaned_data["common_name"], Actor.of_request(request), renews=renews
                 )
             except PushCertificateRefused as refused:
                 form.add_error("common_name", refused.reason)
@@ -104,7 +105,7 @@ class StepPages:
         try:
             if signer is None:
                 raise PushCertificateRefused(gettext("There is no such vendor certificate."))
-            vendors.sign_request(row, signer, actor=actor_of(request), now=timezone.now())
+            vendors.sign_request(row, signer, actor=Actor.of_request(request), now=timezone.now())
         except PushCertificateRefused as refused:
             self.message_user(request, refused.reason, messages.ERROR)
         else:
@@ -117,7 +118,7 @@ class StepPages:
         if form.is_valid():
             data = content(form.cleaned_data["signed"], vendor.MAX_SIZE)
             try:
-                vendors.import_signed_request(data, row, actor=actor_of(request), now=timezone.now())
+                vendors.import_signed_request(data, row, actor=Actor.of_request(request), now=timezone.now())
             except PushCertificateRefused as refused:
                 form.add_error("signed", refused.reason)
             else:
@@ -134,7 +135,7 @@ class StepPages:
                 made = certificates.import_certificate(
                     content(form.cleaned_data["certificate"], pushcert.MAX_SIZE),
                     confirm_topic_change=form.cleaned_data["confirm_topic_change"],
-                    actor=actor_of(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except TopicChange as refused:

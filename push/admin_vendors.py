@@ -21,8 +21,9 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from audit.admin import ReadOnlyAdmin
+from audit.recording import Actor
 from push import vendors
-from push.admin_parts import actor_of, badge, content, left_in_words, may, urgency, verify_may
+from push.admin_parts import badge, content, left_in_words, may, urgency, verify_may
 from push.certificates import PushCertificateRefused
 from push.core.pushcert import MAX_SIZE
 from push.models import VendorCertificate
@@ -111,7 +112,7 @@ class VendorCertificateAdmin(ReadOnlyAdmin):
                     content(values["file"], MAX_SIZE),
                     password=values["password"],
                     private_key=content(values["key_file"], MAX_SIZE) if values["key_file"] else b"",
-                    actor=actor_of(request),
+                    actor=Actor.of_request(request),
                     now=timezone.now(),
                 )
             except PushCertificateRefused as refused:
@@ -138,7 +139,7 @@ class VendorCertificateAdmin(ReadOnlyAdmin):
         verify_may(request, "change", MODEL)
         if request.method == "POST":
             try:
-                vendors.retire_vendor(row, actor=actor_of(request), now=timezone.now())
+                vendors.retire_vendor(row, actor=Actor.of_request(request), now=timezone.now())
             except PushCertificateRefused as refused:
                 self.message_user(request, refused.reason, messages.ERROR)
             else:

@@ -17,10 +17,11 @@ from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from audit.recording import Actor
 from pki.models import Issuer, IssuerKind, IssuerState
 from pki.outlook import Statement
 from renewal import campaign_page, campaigns
-from renewal.admin_parts import Act, AskingAdmin, actor_of, posted, sentence
+from renewal.admin_parts import Act, AskingAdmin, posted, sentence
 from renewal.campaign_words import activation_statements, beginning_statements, closing_statements
 from renewal.campaigns import CampaignRefused, Preview
 from renewal.core import pacing
@@ -182,7 +183,7 @@ class RekeyCampaignAdmin(AskingAdmin):
             raise CampaignRefused("the keys of the issuer have changed meanwhile: look at it again")
         return campaigns.start(
             preview.issuer,
-            actor=actor_of(request),
+            actor=Actor.of_request(request),
             now=timezone.now(),
             devices_per_minute=wanted["devices_per_minute"],
             threshold_percent=wanted.get("threshold_percent") or 95,
@@ -195,7 +196,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         campaign = self._campaign(request, pk)
 
         def do(_wanted: dict[str, Any]) -> str:
-            campaigns.pause(campaign, actor=actor_of(request), now=timezone.now())
+            campaigns.pause(campaign, actor=Actor.of_request(request), now=timezone.now())
             return gettext("Paused.")
 
         statement = Statement(
@@ -220,7 +221,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         def do(wanted: dict[str, Any]) -> str:
             campaigns.resume(
                 campaign,
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
                 devices_per_minute=wanted["devices_per_minute"],
             )
@@ -241,7 +242,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         found = figures(campaign, timezone.now())
 
         def do(_wanted: dict[str, Any]) -> str:
-            campaigns.retry(campaign, actor=actor_of(request), now=timezone.now())
+            campaigns.retry(campaign, actor=Actor.of_request(request), now=timezone.now())
             return gettext("They are asked again in the next waves.")
 
         statement = Statement(
@@ -275,7 +276,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         )
 
         def do(_wanted: dict[str, Any]) -> str:
-            campaigns.activate(campaign, actor=actor_of(request), now=timezone.now(), force=early)
+            campaigns.activate(campaign, actor=Actor.of_request(request), now=timezone.now(), force=early)
             return gettext("The new key is in use. Devices get their new certificates in waves.")
 
         act = Act(
@@ -303,7 +304,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         )
 
         def do(_wanted: dict[str, Any]) -> str:
-            campaigns.close(campaign, actor=actor_of(request), now=timezone.now(), force=cuts_off)
+            campaigns.close(campaign, actor=Actor.of_request(request), now=timezone.now(), force=cuts_off)
             return gettext("The older keys are closed.")
 
         act = Act(
@@ -322,7 +323,7 @@ class RekeyCampaignAdmin(AskingAdmin):
         campaign = self._campaign(request, pk)
 
         def do(_wanted: dict[str, Any]) -> str:
-            campaigns.abort(campaign, actor=actor_of(request), now=timezone.now())
+            campaigns.abort(campaign, actor=Actor.of_request(request), now=timezone.now())
             return gettext("The campaign is given up.")
 
         statements = [

@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from audit.recording import Actor
 from devices.models import (
     LIVE_STATES,
     Channel,
@@ -28,7 +29,7 @@ from devices.models import (
 from pki.models import Certificate
 from pki.outlook import Statement
 from renewal import identities, permits
-from renewal.admin_parts import REFUSALS, Act, AskingAdmin, actor_of, posted
+from renewal.admin_parts import REFUSALS, Act, AskingAdmin, posted
 from renewal.forms import PermitForm
 from renewal.models import IdentityRenewal, RenewalPermit, RenewalState
 
@@ -146,7 +147,7 @@ class IdentityRenewalAdmin(AskingAdmin):
             raise PermissionDenied
 
         def do(_wanted: dict[str, Any]) -> str:
-            identities.renew(enrollment, actor=actor_of(request), now=timezone.now())
+            identities.renew(enrollment, actor=Actor.of_request(request), now=timezone.now())
             return gettext("The device gets a new certificate when it next connects; it is being woken.")
 
         statements = [
@@ -190,7 +191,7 @@ class IdentityRenewalAdmin(AskingAdmin):
         def do(wanted: dict[str, Any]) -> str:
             permits.grant(
                 enrollment,
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 now=timezone.now(),
                 time=form.time,
                 note=wanted["note"],
@@ -248,7 +249,7 @@ class IdentityRenewalAdmin(AskingAdmin):
         done, last = 0, ""
         for enrollment in enrollments.values():
             try:
-                identities.renew(enrollment, actor=actor_of(request), now=timezone.now())
+                identities.renew(enrollment, actor=Actor.of_request(request), now=timezone.now())
             except REFUSALS as refused:
                 last = refused.reason
             else:
@@ -363,7 +364,7 @@ class RenewalPermitAdmin(AskingAdmin):
             return HttpResponseRedirect(back)
 
         def do(_wanted: dict[str, Any]) -> str:
-            if not permits.withdraw(permit, actor=actor_of(request), now=timezone.now()):
+            if not permits.withdraw(permit, actor=Actor.of_request(request), now=timezone.now()):
                 raise permits.PermitRefused(gettext("somebody was faster: it was used or withdrawn"))
             return gettext("The permit is withdrawn.")
 

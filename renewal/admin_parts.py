@@ -13,9 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.functional import Promise
 
-from audit.addresses import client_address
 from audit.admin import ReadOnlyAdmin
-from audit.recording import Actor
 from pki.outlook import Statement
 from renewal.campaigns import CampaignRefused
 from renewal.identities import NotRenewable
@@ -62,11 +60,6 @@ class AskingAdmin(ReadOnlyAdmin):
             "adminform": AdminForm(form, [(None, {"fields": visible})] if visible else [], {}, (), self),
         }
         return TemplateResponse(request, "admin/renewal/act.html", context)
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """Who sits in front of the page, for the record."""
-    return Actor.of_user(request.user, client_address(request))
 
 
 def posted(request: HttpRequest) -> Any:

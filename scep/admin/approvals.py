@@ -18,11 +18,11 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin
+from audit.recording import Actor
 from pki import issuance
 from pki.core.names import Name, NameRefused
 from pki.issuance import IssuanceRefused
 from scep import approvals
-from scep.admin.parts import actor_of
 from scep.core import names_text
 from scep.core.webhook import MAX_DAYS
 from scep.models import PendingRequest, Transaction
@@ -150,7 +150,9 @@ class PendingRequestAdmin(ReadOnlyAdmin):
         if "approve" not in request.POST or request.POST.get("shown") != _mark(form.proposal):
             return self._page(request, row, form, RejectForm(), changed=True)
         try:
-            certificate = approvals.approve(row, form.proposal, actor=actor_of(request), now=timezone.now())
+            certificate = approvals.approve(
+                row, form.proposal, actor=Actor.of_request(request), now=timezone.now()
+            )
         except approvals.DecisionRefused as refused:
             form.add_error(None, refused.reason)
             return self._page(request, row, form, RejectForm())
@@ -167,7 +169,9 @@ class PendingRequestAdmin(ReadOnlyAdmin):
         if not form.is_valid():
             return self._page(request, row, _initial(row), form)
         try:
-            approvals.reject(row, form.cleaned_data["reason"], actor=actor_of(request), now=timezone.now())
+            approvals.reject(
+                row, form.cleaned_data["reason"], actor=Actor.of_request(request), now=timezone.now()
+            )
         except approvals.DecisionRefused as refused:
             self.message_user(request, refused.reason, messages.ERROR)
         else:

@@ -20,10 +20,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from audit.recording import Actor
 from pki import issuers
 from pki.models import Issuer, IssuerKind, IssuerState, Purpose
 from scep import challenges
-from scep.admin.parts import actor_of
 from scep.admin.requests import CreatedAtFilter
 from scep.models import Challenge
 
@@ -165,7 +165,7 @@ class ChallengeAdmin(_Admin):
     def withdraw(self, request: HttpRequest, queryset: QuerySet[Challenge]) -> None:
         now = timezone.now()
         ended = sum(
-            challenges.withdraw(challenge, actor=actor_of(request), now=now) for challenge in queryset
+            challenges.withdraw(challenge, actor=Actor.of_request(request), now=now) for challenge in queryset
         )
         self.message_user(
             request,
@@ -200,7 +200,7 @@ def _mint(request: HttpRequest, form: MintForm) -> list[tuple[Challenge, str]]:
         purpose=Purpose(wanted["purpose"]),
         san=[("DNS", wanted["dns_name"])] if wanted["dns_name"] else [],
         ttl=timedelta(minutes=wanted["minutes"]),
-        actor=actor_of(request),
+        actor=Actor.of_request(request),
         now=timezone.now(),
     )
 

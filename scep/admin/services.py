@@ -19,11 +19,11 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
+from audit.recording import Actor
 from pki import issuers
 from pki.core.certificates import describe
 from pki.models import Issuer, IssuerKind
 from scep import approvals, recipients, services, webhooks
-from scep.admin.parts import actor_of
 from scep.core import capabilities, webhook
 from scep.core.webhook import AddressRefused
 from scep.models import ApprovalChoice, Mode, ScepService
@@ -218,7 +218,7 @@ class ScepServiceAdmin(_Admin):
         return request.user.has_perm("scep.change_scepservice")
 
     def save_model(self, request: HttpRequest, obj: ScepService, form: Any, change: bool) -> None:
-        services.save(obj, actor=actor_of(request))
+        services.save(obj, actor=Actor.of_request(request))
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Our own record says it."""
@@ -315,7 +315,7 @@ class ScepServiceAdmin(_Admin):
                 )
             recording.record(
                 "scep_service.secret_renewed" if renew else "scep_service.secret_shown",
-                actor=actor_of(request),
+                actor=Actor.of_request(request),
                 target=service,
             )
             value = webhooks.secret(service)
