@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
@@ -203,16 +203,14 @@ class RekeyCampaignAdmin(AskingAdmin):
             "info",
             gettext("No more devices are asked until you resume. Those asked before may still come."),
         )
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Pause the campaign"),
             button=gettext("Pause"),
-            form=forms.Form(posted(request)),
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
             statements=[statement],
         )
-        return self.ask(request, act)
 
     def resume_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         campaign = self._campaign(request, pk)
@@ -227,15 +225,14 @@ class RekeyCampaignAdmin(AskingAdmin):
             )
             return gettext("The campaign goes on.")
 
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Resume the campaign") if paused else gettext("Change the rate"),
             button=gettext("Resume") if paused else gettext("Save"),
             form=RateForm(posted(request), initial={"devices_per_minute": campaign.devices_per_minute}),
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
         )
-        return self.ask(request, act)
 
     def retry_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         campaign = self._campaign(request, pk)
@@ -254,16 +251,14 @@ class RekeyCampaignAdmin(AskingAdmin):
             )
             % {"count": found.failures},
         )
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Retry failures"),
             button=gettext("Retry"),
-            form=forms.Form(posted(request)),
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
             statements=[statement],
         )
-        return self.ask(request, act)
 
     def activate_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         campaign = self._campaign(request, pk)
@@ -279,17 +274,16 @@ class RekeyCampaignAdmin(AskingAdmin):
             campaigns.activate(campaign, actor=Actor.of_request(request), now=timezone.now(), force=early)
             return gettext("The new key is in use. Devices get their new certificates in waves.")
 
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Activate the new key"),
             button=gettext("Activate"),
             form=form,
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
             statements=list(activation_statements(found, early=early)),
             danger=early,
         )
-        return self.ask(request, act)
 
     def close_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         campaign = self._campaign(request, pk)
@@ -307,17 +301,16 @@ class RekeyCampaignAdmin(AskingAdmin):
             campaigns.close(campaign, actor=Actor.of_request(request), now=timezone.now(), force=cuts_off)
             return gettext("The older keys are closed.")
 
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Close the older keys"),
             button=gettext("Close"),
             form=form,
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
             statements=list(closing_statements(found)),
             danger=cuts_off,
         )
-        return self.ask(request, act)
 
     def abort_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         campaign = self._campaign(request, pk)
@@ -336,17 +329,15 @@ class RekeyCampaignAdmin(AskingAdmin):
                 ),
             ),
         ]
-        act = Act(
+        return self._ask_about(
+            request,
+            campaign,
             title=gettext("Give the campaign up"),
             button=gettext("Give up"),
-            form=forms.Form(posted(request)),
             do=do,
-            back=self._page(campaign),
-            crumb=str(campaign),
             statements=statements,
             danger=True,
         )
-        return self.ask(request, act)
 
     # --- pieces ---
 
@@ -359,6 +350,31 @@ class RekeyCampaignAdmin(AskingAdmin):
         if State(campaign.state) not in RUNNING:
             raise Http404
         return campaign
+
+    def _ask_about(
+        self,
+        request: HttpRequest,
+        campaign: RekeyCampaign,
+        *,
+        title: str,
+        button: str,
+        do: Callable[[dict[str, Any]], str],
+        form: forms.Form | None = None,
+        statements: Iterable[Statement] = (),
+        danger: bool = False,
+    ) -> HttpResponse:
+        """Ask before an act on a campaign, by a button alone where there is no form, and come back to it."""
+        act = Act(
+            title=title,
+            button=button,
+            form=forms.Form(posted(request)) if form is None else form,
+            do=do,
+            back=self._page(campaign),
+            crumb=str(campaign),
+            statements=statements,
+            danger=danger,
+        )
+        return self.ask(request, act)
 
     def _page(self, campaign: RekeyCampaign) -> str:
         return reverse("admin:renewal_rekeycampaign_change", args=[campaign.pk])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 
 from pki.outlook import Statement
 from renewal.campaigns import Preview
@@ -64,50 +65,46 @@ def beginning_statements(preview: Preview) -> Iterator[Statement]:
         )
         % {"count": preview.minutes(60)},
     )
-    if preview.figures.expired:
-        yield Statement(
-            "wait",
-            ngettext(
-                "The certificate of %(count)d device has ended already: you will have to let it in for one "
-                "renewal.",
-                "The certificates of %(count)d devices have ended already: you will have to let them in for "
-                "one renewal.",
-                preview.figures.expired,
-            )
-            % {"count": preview.figures.expired},
-        )
-    if preview.figures.silent:
-        yield Statement(
-            "wait",
-            ngettext(
-                "%(count)d device was not seen for 30 days: the campaign waits for it.",
-                "%(count)d devices were not seen for 30 days: the campaign waits for them.",
-                preview.figures.silent,
-            )
-            % {"count": preview.figures.silent},
-        )
-    if preview.figures.authorities:
-        yield Statement(
-            "wait",
-            ngettext(
-                "%(count)d CA below hangs on an older key: renew it before the end of the campaign.",
-                "%(count)d CAs below hang on an older key: renew them before the end of the campaign.",
-                preview.figures.authorities,
-            )
-            % {"count": preview.figures.authorities},
-        )
-    if preview.figures.leftover:
-        yield Statement(
-            "wait",
-            ngettext(
-                "%(count)d certificate of an older key belongs to no enrolled device (a server, a person): "
-                "the campaign does not replace it, and closing the key ends it.",
-                "%(count)d certificates of an older key belong to no enrolled device (servers, persons): "
-                "the campaign does not replace them, and closing the key ends them.",
-                preview.figures.leftover,
-            )
-            % {"count": preview.figures.leftover},
-        )
+    yield from _counted(
+        "wait",
+        preview.figures.expired,
+        ngettext_lazy(
+            "The certificate of %(count)d device has ended already: you will have to let it in for one "
+            "renewal.",
+            "The certificates of %(count)d devices have ended already: you will have to let them in for "
+            "one renewal.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "wait",
+        preview.figures.silent,
+        ngettext_lazy(
+            "%(count)d device was not seen for 30 days: the campaign waits for it.",
+            "%(count)d devices were not seen for 30 days: the campaign waits for them.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "wait",
+        preview.figures.authorities,
+        ngettext_lazy(
+            "%(count)d CA below hangs on an older key: renew it before the end of the campaign.",
+            "%(count)d CAs below hang on an older key: renew them before the end of the campaign.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "wait",
+        preview.figures.leftover,
+        ngettext_lazy(
+            "%(count)d certificate of an older key belongs to no enrolled device (a server, a person): "
+            "the campaign does not replace it, and closing the key ends it.",
+            "%(count)d certificates of an older key belong to no enrolled device (servers, persons): "
+            "the campaign does not replace them, and closing the key ends them.",
+            "count",
+        ),
+    )
 
 
 def activation_statements(found: Figures, *, early: bool) -> Iterator[Statement]:
@@ -133,48 +130,48 @@ def activation_statements(found: Figures, *, early: bool) -> Iterator[Statement]
 def closing_statements(found: Figures) -> Iterator[Statement]:
     if not (found.on_old or found.expired or found.authorities):
         yield Statement("good", gettext("No device in management depends on an older key."))
-    if found.on_old:
-        yield Statement(
-            "bad",
-            ngettext(
-                "%(count)d device still uses an older key. It is refused from then on, and has to enrol "
-                "again.",
-                "%(count)d devices still use an older key. They are refused from then on, and have to enrol "
-                "again.",
-                found.on_old,
-            )
-            % {"count": found.on_old},
-        )
-    if found.expired:
-        yield Statement(
-            "bad",
-            ngettext(
-                "%(count)d device whose certificate has ended can no longer be let in, and has to enrol "
-                "again.",
-                "%(count)d devices whose certificates have ended can no longer be let in, and have to enrol "
-                "again.",
-                found.expired,
-            )
-            % {"count": found.expired},
-        )
-    if found.authorities:
-        yield Statement(
-            "bad",
-            ngettext(
-                "%(count)d CA below hangs on an older key: what it issued is refused.",
-                "%(count)d CAs below hang on an older key: what they issued is refused.",
-                found.authorities,
-            )
-            % {"count": found.authorities},
-        )
-    if found.leftover:
-        yield Statement(
-            "wait",
-            ngettext(
-                "%(count)d other certificate of an older key is no longer accepted.",
-                "%(count)d other certificates of an older key are no longer accepted.",
-                found.leftover,
-            )
-            % {"count": found.leftover},
-        )
+    yield from _counted(
+        "bad",
+        found.on_old,
+        ngettext_lazy(
+            "%(count)d device still uses an older key. It is refused from then on, and has to enrol again.",
+            "%(count)d devices still use an older key. They are refused from then on, and have to enrol "
+            "again.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "bad",
+        found.expired,
+        ngettext_lazy(
+            "%(count)d device whose certificate has ended can no longer be let in, and has to enrol again.",
+            "%(count)d devices whose certificates have ended can no longer be let in, and have to enrol "
+            "again.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "bad",
+        found.authorities,
+        ngettext_lazy(
+            "%(count)d CA below hangs on an older key: what it issued is refused.",
+            "%(count)d CAs below hang on an older key: what they issued is refused.",
+            "count",
+        ),
+    )
+    yield from _counted(
+        "wait",
+        found.leftover,
+        ngettext_lazy(
+            "%(count)d other certificate of an older key is no longer accepted.",
+            "%(count)d other certificates of an older key are no longer accepted.",
+            "count",
+        ),
+    )
     yield Statement("bad", gettext("That cannot be undone."))
+
+
+def _counted(tone: str, count: int, text: Any) -> Iterator[Statement]:
+    """A statement of how many, where there are any. ``text``: of ``ngettext_lazy``, by ``count``."""
+    if count:
+        yield Statement(tone, str(text % {"count": count}))
