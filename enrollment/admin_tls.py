@@ -24,7 +24,7 @@ from enrollment import tls_check
 from enrollment.elsewhere import elsewhere
 from enrollment.models import EnrollmentProfile
 from pki import issuers, server_tls
-from pki.admin_cells import certificate_file, code
+from pki.admin_cells import certificate_file, code, download_links
 from pki.core.certificates import describe, encode_pem
 from pki.models import Issuer, IssuerKind, IssuerState, TlsAnchor
 from pki.records import grouped
@@ -220,11 +220,7 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("download"))
     def downloads(self, row: TlsAnchor) -> SafeString:
-        addresses = (
-            (reverse("admin:pki_tlsanchor_download", args=[row.pk, form]), form.upper())
-            for form in ("pem", "der")
-        )
-        return format_html_join(" · ", '<a href="{}">{}</a>', addresses)
+        return download_links("admin:pki_tlsanchor_download", row.pk)
 
     @admin.display(description=_("carried by"))
     def carried_by(self, row: TlsAnchor) -> SafeString | str:

@@ -14,7 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 from audit.admin import ReadOnlyAdmin, WhenFilter
 from audit.recording import Actor
 from pki import signer_admin
-from pki.admin_cells import certificate_file, code, file_of, lines, link_to, link_to_list
+from pki.admin_cells import certificate_file, code, download_links, file_of, lines, link_to, link_to_list
 from pki.certificate_words import EXTENDED_KEY_USAGES, KEY_USAGES, in_words
 from pki.core.certificate_text import certificate_text, places_of
 from pki.core.certificates import describe, key_usages_of
@@ -367,14 +367,7 @@ class CertificateAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("download"))
     def downloads(self, certificate: Certificate) -> SafeString:
-        return format_html_join(
-            " · ",
-            '<a href="{}">{}</a>',
-            (
-                (reverse("admin:pki_certificate_download", args=[certificate.pk, form]), form.upper())
-                for form in ("pem", "der")
-            ),
-        )
+        return download_links("admin:pki_certificate_download", certificate.pk)
 
 
 # --- CRLs ------------------------------------------------------------------------------------------------

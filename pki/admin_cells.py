@@ -53,6 +53,12 @@ def link_to_list(view: str, parameter: str, value: Any) -> SafeString | str:
         return str(value)
 
 
+def download_links(view: str, pk: Any) -> SafeString:
+    """Links to a certificate as PEM and as DER, at a view that takes the form."""
+    links = ((reverse(view, args=[pk, form]), form.upper()) for form in ("pem", "der"))
+    return format_html_join(" · ", '<a href="{}">{}</a>', links)
+
+
 def certificate_file(der: bytes, name: str, form: str) -> HttpResponse:
     """A certificate as a download: ``pem`` or ``der``."""
     if form == "pem":

@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -23,7 +23,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from audit.admin import ReadOnlyAdmin
 from audit.recording import Actor
 from pki import issuers, profile_signers, signer_outlook
-from pki.admin_cells import certificate_file, code, lines
+from pki.admin_cells import certificate_file, code, download_links, lines
 from pki.core.certificates import CertificateFacts, describe
 from pki.models import Issuer, IssuerKind, IssuerState, ProfileSigner
 from pki.profile_signers import SignerRefused
@@ -291,11 +291,7 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
     def downloads(self, signer: ProfileSigner) -> SafeString | str:
         if not signer.der:
             return "-"
-        addresses = (
-            (reverse("admin:pki_profilesigner_download", args=[signer.pk, form]), form.upper())
-            for form in ("pem", "der")
-        )
-        return format_html_join(" · ", '<a href="{}">{}</a>', addresses)
+        return download_links("admin:pki_profilesigner_download", signer.pk)
 
 
 def _facts(signer: ProfileSigner) -> CertificateFacts | None:
