@@ -127,13 +127,6 @@ def completed(binding: UUID | None, now: datetime) -> bool:
     return bool(prepared.changes(_COMPLETED, [prepared.instant(now), prepared.key(binding)]))
 
 
-def person_of(binding: UUID | None) -> str:
-    """Who enrolled by this session, where that is known."""
-    if binding is None:
-        return ""
-    return EnrollmentSession.objects.filter(uuid=binding).values_list("person", flat=True).first() or ""
-
-
 def stop(session: EnrollmentSession, *, actor: Actor, now: datetime) -> bool:
     """An administrator ends an attempt: neither its challenge nor its certificate gets a device in.
 

@@ -261,12 +261,6 @@ def next_key(issuer: Issuer) -> IssuerKey | None:
     return issuer.keys.filter(state=IssuerKeyState.NEXT).select_related("issuer").first()
 
 
-def all_certificates(issuer_key: IssuerKey) -> list[IssuerCertificate]:
-    """The certificates of one key: the one handed out, then those it replaced, then its links."""
-    rows = issuer_key.certificates.select_related("signed_by").order_by("-is_current", "-not_after", "-pk")
-    return sorted(rows, key=lambda row: row.kind in LINK_KINDS)
-
-
 def links_to(issuer_key: IssuerKey) -> list[bytes]:
     """What leads from an older or newer root to this key: certificates of it by another key of its issuer."""
     rows = issuer_key.certificates.filter(kind__in=LINK_KINDS, revoked_at=None).order_by("-not_after", "-pk")

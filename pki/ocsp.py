@@ -38,7 +38,6 @@ from pki.models import (
     Certificate,
     CertificateStatus,
     HeldKey,
-    Issuer,
     IssuerCertificate,
     IssuerCertificateKind,
     IssuerKey,
@@ -359,10 +358,3 @@ def renew_responders(now: datetime) -> int:
         except keys.CANNOT_SIGN:
             logger.exception("no OCSP responder for %s: its key does not sign", issuer_key)
     return made
-
-
-def responder_until(issuer: Issuer, now: datetime) -> datetime | None:
-    """Until when the current key's responder is valid; None where there is none yet."""
-    issuer_key = issuer.keys.filter(state=IssuerKeyState.CURRENT).first()
-    held = _newest_responder(issuer_key, now) if issuer_key else None
-    return held.certificate.not_after if held else None
