@@ -1,8 +1,8 @@
 """The statements of an enrolment, written by hand: building them costs more than running them.
 
-Three for each certificate: how the service stands (:func:`find_standing`), what the challenge is worth
-(:func:`find_challenge`), and all that is written, at once (:func:`keep`). Each looks at rows by an index, so
-none takes longer when there are many certificates.
+Two for each certificate: how the service stands and what the challenge is worth
+(:func:`find_standing_and_challenge`), and all that is written, at once (:func:`keep`). Each looks at rows by
+an index, so none takes longer when there are many certificates.
 """
 
 from __future__ import annotations
