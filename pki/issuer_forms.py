@@ -190,11 +190,13 @@ class RekeyForm(WhenForm):
 class ConfirmForm(forms.Form):
     """Something for good: the short name has to be typed."""
 
+    demand = _("To confirm, type %(slug)s")
+
     def __init__(self, *args: Any, slug: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.slug = slug
         self.fields["confirm"] = forms.CharField(
-            label=gettext("To confirm, type %(slug)s") % {"slug": slug},
+            label=self.demand % {"slug": slug},
             widget=AdminTextInputWidget(attrs={"autocomplete": "off"}),
         )
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from django import forms
 from django.contrib.admin.widgets import AdminTextInputWidget
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from pki.issuer_forms import ConfirmForm
 from pki.models import Issuer
 from renewal.campaigns import MAX_DEVICES_PER_MINUTE
 from renewal.permits import DEFAULT_TIME, LONGEST_TIME
@@ -64,22 +64,10 @@ class RateForm(forms.Form):
     devices_per_minute = _rate()
 
 
-class InsistForm(forms.Form):
+class InsistForm(ConfirmForm):
     """Something that cuts devices off: the short name has to be typed."""
 
-    def __init__(self, *args: Any, slug: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.slug = slug
-        self.fields["confirm"] = forms.CharField(
-            label=gettext("To do it all the same, type %(slug)s") % {"slug": slug},
-            widget=AdminTextInputWidget(attrs={"autocomplete": "off"}),
-        )
-
-    def clean_confirm(self) -> str:
-        typed: str = self.cleaned_data["confirm"]
-        if typed.strip() != self.slug:
-            raise forms.ValidationError(gettext("That is not the short name of this issuer."))
-        return typed
+    demand = _("To do it all the same, type %(slug)s")
 
 
 class PermitForm(forms.Form):
