@@ -103,7 +103,7 @@ def enqueue(
     with transaction.atomic():
         audience = audience_of(request_type, enrollment_ids, unless_queued=unless_queued)
         command = rows.insert(
-            _new_command(
+            new_command(
                 command_uuid or uuid.uuid4(),
                 request_type,
                 body,
@@ -119,45 +119,8 @@ def enqueue(
         queued = _insert_deliveries(command, audience.enrollment_ids)
         if queued:
             outbox.request_push(audience.enrollment_ids, now=now, due_at=not_before)
-        rows.insert(_enqueued(command, actor, queued=queued, skipped=len(audience.skipped)))
+        rows.insert(enqueued_event(command, actor, queued=queued, skipped=len(audience.skipped)))
     return Enqueued(command, queued, audience.skipped, warnings_about(request_type))
-
-
-def enqueue_for_new(
-    enrollment: Enrollment,
-    request_types: Sequence[str],
-    *,
-    source: CommandSource,
-    actor: Actor,
-    now: datetime,
-    expires_at: datetime,
-) -> None:
-    """Queue commands without a payload of their own for a device that has only just enrolled.
-
-    In the transaction in which it became ENROLLED, so that there is nobody to leave out; otherwise as
-    :func:`enqueue` does, one command for each type, with fewer statements. Raises :class:`InvalidCommand`.
-    """
-    bodies = {request_type: encode_command(request_type, None) for request_type in request_types}
-    commands = rows.insert_all(
-        [
-            _new_command(
-                uuid.uuid4(),
-                request_type,
-                body,
-                source=source,
-                created_by=actor.name[:200],
-                created_at=now,
-                expires_at=expires_at,
-                targets=1,
-            )
-            for request_type, body in bodies.items()
-        ]
-    )
-    rows.insert_all(
-        [CommandDelivery(command=one, enrollment=enrollment, epoch=enrollment.epoch) for one in commands]
-    )
-    outbox.request_push([enrollment.pk], now=now)
-    rows.insert_all([_enqueued(one, actor, queued=1, skipped=0) for one in commands])
 
 
 def enqueue_for_devices(
@@ -267,7 +230,8 @@ def _verify_times(now: datetime, not_before: datetime | None, expires_at: dateti
         raise InvalidCommand("the command would expire before it may be handed out")
 
 
-def _enqueued(command: Command, actor: Actor, *, queued: int, skipped: int) -> AuditEvent:
+def enqueued_event(command: Command, actor: Actor, *, queued: int, skipped: int) -> AuditEvent:
+    """What the record says of a command that was queued; not yet written."""
     return event_of(
         "command.enqueued",
         actor=actor,
@@ -284,7 +248,8 @@ def _enqueued(command: Command, actor: Actor, *, queued: int, skipped: int) -> A
     )
 
 
-def _new_command(command_uuid: uuid.UUID, request_type: str, body: bytes, **fields: Any) -> Command:
+def new_command(command_uuid: uuid.UUID, request_type: str, body: bytes, **fields: Any) -> Command:
+    """A command with the content of :func:`encode_command`, sealed; not yet written."""
     return Command(
         uuid=command_uuid,
         request_type=request_type,

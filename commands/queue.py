@@ -26,10 +26,10 @@ from commands.enqueueing import (
     encode_command,
     enqueue,
     enqueue_for_devices,
-    enqueue_for_new,
     enrollments_of,
     warnings_about,
 )
+from commands.first_commands import enqueue_for_new
 from commands.handing_out import (
     CannotBeFilled,
     Filler,
