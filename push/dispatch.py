@@ -35,6 +35,8 @@ PROBE = 20
 """Rows that are tried when APNs was out of order the last time."""
 TIME_BUDGET = 20.0
 """Seconds after which :func:`run` leaves the rest to the next task."""
+GATHER = 0.2
+"""Seconds from one look for due pushes to the next: what many small commits make due goes together."""
 REST = 0.1
 """Seconds between two looks when the pace allows nothing more for the moment."""
 EXPIRES_AFTER = timedelta(days=1)
@@ -49,22 +51,29 @@ class Dispatched:
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
-_wanted = threading.Event()
-_busy = threading.Lock()
+class _Process:
+    """What the threads of a worker have in common. ``looked_at``: when one of them last began to look."""
+
+    wanted = threading.Event()
+    busy = threading.Lock()
+    looked_at = 0.0
 
 
 def run(budget: float = TIME_BUDGET) -> None:
-    """Send until nothing is due, or for ``budget`` seconds.
+    """Send until nothing is due, or for ``budget`` seconds; begins at most :data:`GATHER` seconds later.
 
-    One thread of a process does it; a second one leaves word that there may be more, and goes.
+    One thread of a process does it; a second one leaves word that there may be more, and goes. So several
+    wake-ups that wait in the queue of the broker are one look and one batch.
     """
-    _wanted.set()
-    while _wanted.is_set() and _busy.acquire(blocking=False):
+    _Process.wanted.set()
+    while _Process.wanted.is_set() and _Process.busy.acquire(blocking=False):
         try:
-            _wanted.clear()
+            time.sleep(max(0.0, _Process.looked_at + GATHER - time.monotonic()))
+            _Process.looked_at = time.monotonic()
+            _Process.wanted.clear()
             _drain(time.monotonic() + budget)
         finally:
-            _busy.release()
+            _Process.busy.release()
 
 
 def _drain(until: float) -> None:

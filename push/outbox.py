@@ -10,7 +10,6 @@ Locks are taken in the order of enrollment ids, and those of enrollments before 
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,14 +19,11 @@ from typing import Any, TypeVar
 
 from django.db import connection, models, transaction
 from django.db.models import Q
-from kombu.exceptions import OperationalError as BrokerUnreachable
 
 from database.among import among_sql
 from devices.models import Enrollment, EnrollmentState
-from push import statements
+from push import statements, waking
 from push.models import PushRequest, PushState
-
-logger = logging.getLogger(__name__)
 
 CHUNK = 5000
 """Enrollments in one statement."""
@@ -344,13 +340,8 @@ def _in_order(rows: models.QuerySet[PushRequest]) -> models.QuerySet[PushRequest
 
 
 def wake() -> None:
-    """Tell a worker that something is due. Without a broker the sweep finds it a few seconds later."""
-    from push.tasks import dispatch  # tasks import this module
-
-    try:
-        dispatch.apply_async(retry=False)
-    except BrokerUnreachable:
-        logger.warning("the broker cannot be reached: pushes wait for the next sweep")
+    """Tell a worker soon that something is due. Without a broker the sweep finds it a few seconds later."""
+    waking.ring()
 
 
 def jitter() -> float:

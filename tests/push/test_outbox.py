@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from devices.models import Enrollment, EnrollmentState
-from push import outbox
+from push import outbox, waking
 from push.models import PushRequest, PushState
 from tests.push.conftest import NOW, TOPIC, MakeEnrollments
 
@@ -109,11 +109,14 @@ def test_a_worker_is_woken_once_after_the_commit(
     (enrollment,) = make_enrollments()
     with django_capture_on_commit_callbacks(execute=True):
         outbox.request_push([enrollment.pk], now=NOW)
+        waking.flush()
         assert wakes == []
+    waking.flush()
     assert wakes == [1]
     with django_capture_on_commit_callbacks(execute=True):
         outbox.request_push([10**9], now=NOW)
         outbox.request_push([enrollment.pk], now=NOW, due_at=NOW + MINUTE)
+    waking.flush()
     assert wakes == [1], "nothing is due at once"
 
 
@@ -130,6 +133,7 @@ def test_without_a_broker_the_request_stands_all_the_same(
     (enrollment,) = make_enrollments()
     with django_capture_on_commit_callbacks(execute=True):
         outbox.request_push([enrollment.pk], now=NOW)
+    waking.flush()
     assert row_of(enrollment).state == PushState.DUE
     assert "sweep" in caplog.text
 
@@ -139,6 +143,7 @@ def test_a_rolled_back_request_leaves_nothing(make_enrollments: MakeEnrollments,
     with transaction.atomic():
         outbox.request_push([enrollment.pk], now=NOW)
         transaction.set_rollback(True)
+    waking.flush()
     assert snapshot() == []
     assert wakes == []
 
