@@ -26,6 +26,7 @@ from pki.core.certificates import (
     read_identifiers,
 )
 from pki.core.names import DEFAULT_MAX_VALUE
+from pki.core.path import PathError, verify_issued_by
 from pki.core.scan import Malformed
 from pki.issuance import Grant, issue
 from pki.models import (
@@ -153,6 +154,11 @@ def add_anchor(data: bytes, *, name: str = "", actor: Actor, now: datetime) -> T
         raise AnchorRefused(error.reason) from None
     if not facts.is_ca or not is_self_issued(der):
         raise AnchorRefused("that is not the certificate of a root CA")
+    try:
+        # How a root signed itself decides nothing for devices: old ones with SHA-1 are still in use.
+        verify_issued_by(der, der, allow_sha1=True)
+    except PathError as error:
+        raise AnchorRefused(f"the certificate is not signed by itself as a root is: {error.reason}") from None
     if not facts.not_before <= now <= facts.not_after:
         raise AnchorRefused("the certificate is not valid now")
     with transaction.atomic():
@@ -171,10 +177,14 @@ def add_anchor(data: bytes, *, name: str = "", actor: Actor, now: datetime) -> T
 
 
 def remove_anchor(row: TlsAnchor, *, actor: Actor, now: datetime) -> None:
-    """Later profiles do not carry it; devices keep what they have until their profile is replaced."""
+    """Later profiles do not carry it; devices keep what they have until their profile is replaced.
+
+    Of two who remove it at once, one does.
+    """
     with transaction.atomic():
-        record("tls_root.removed", actor=actor, target=row, details={"sha256": row.sha256}, at=now)
-        row.delete()
+        removed, _by_model = TlsAnchor.objects.filter(pk=row.pk).delete()
+        if removed:
+            record("tls_root.removed", actor=actor, target=row, details={"sha256": row.sha256}, at=now)
 
 
 def _usable(issuer: Issuer, names: tuple[tuple[str, str], ...], now: datetime) -> HeldKey | None:

@@ -182,6 +182,8 @@ def test_added_roots_and_those_of_a_file_go_along_once(
     settings.BRAMLEY_TLS_CA_FILE = ""
     server_tls.remove_anchor(row, actor=ACTOR, now=NOW)
     assert server_tls.anchors() == []
+    with no_change():  # another administrator was asked the same at the same time
+        server_tls.remove_anchor(row, actor=ACTOR, now=NOW)
 
 
 def test_what_is_no_root_is_refused(issuer: Issuer) -> None:
@@ -193,6 +195,7 @@ def test_what_is_no_root_is_refused(issuer: Issuer) -> None:
         (b"junk", NOW, "."),
         (encode_pem(root).encode() * 2, NOW, "several"),
         (root, late, "not valid now"),
+        (root[:-1] + bytes((root[-1] ^ 1,)), NOW, "not signed by itself"),
     ]:
         with no_change(), pytest.raises(server_tls.AnchorRefused, match=reason):
             server_tls.add_anchor(data, actor=ACTOR, now=now)
