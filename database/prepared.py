@@ -3,17 +3,19 @@
 PostgreSQL parses and plans each of them once for a connection instead of every time: planning a join of seven
 tables takes longer than looking seven rows up. What Django builds is never prepared. Where a pooler cannot
 hold prepared statements they are switched off (``?prepared=no`` in ``DATABASE_URL``).
+
+They go to PostgreSQL by libpq's own calls (``psycopg.pq``, see :mod:`database.statements`), past the cursors
+of Django and psycopg: those took two thirds of the time that a small statement took in Python. Connections,
+transactions and errors are Django's all the same.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -23,25 +25,40 @@ Row = tuple[Any, ...]
 
 def row(sql: str, parameters: Sequence[Any]) -> Row | None:
     """The first row that the statement gives."""
-    with _cursor() as cursor:
-        cursor.execute(sql, parameters)
-        found: Row | None = cursor.fetchone()
-        return found
+    database = connections[DEFAULT_DB_ALIAS]
+    if _by_django(database):
+        with database.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            found: Row | None = cursor.fetchone()
+            return found
+    with database.wrap_database_errors:
+        given: Row | None = _statements(database).row(database.connection, sql, parameters)
+        return given
 
 
 def rows(sql: str, parameters: Sequence[Any]) -> list[Row]:
     """All rows that the statement gives."""
-    with _cursor() as cursor:
-        cursor.execute(sql, parameters)
-        found: list[Row] = cursor.fetchall()
-        return found
+    database = connections[DEFAULT_DB_ALIAS]
+    if _by_django(database):
+        with database.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            found: list[Row] = cursor.fetchall()
+            return found
+    with database.wrap_database_errors:
+        given: list[Row] = _statements(database).rows(database.connection, sql, parameters)
+        return given
 
 
 def changes(sql: str, parameters: Sequence[Any]) -> int:
     """How many rows the statement changed."""
-    with _cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return int(cursor.rowcount)
+    database = connections[DEFAULT_DB_ALIAS]
+    if _by_django(database):
+        with database.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return int(cursor.rowcount)
+    with database.wrap_database_errors:
+        given: int = _statements(database).changes(database.connection, sql, parameters)
+        return given
 
 
 def inserted(sql: str, parameters: Sequence[Any]) -> int | None:
@@ -49,7 +66,7 @@ def inserted(sql: str, parameters: Sequence[Any]) -> int | None:
     if on_postgresql():
         made = row(sql + " RETURNING id", parameters)
         return made[0] if made else None
-    with _cursor() as cursor:
+    with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
         cursor.execute(sql, parameters)
         return cursor.lastrowid if cursor.rowcount > 0 else None
 
@@ -87,34 +104,24 @@ def read_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _cursor() -> Any:
-    database = connections[DEFAULT_DB_ALIAS]
-    # Who wants to see statements wants to see them with their values, as Django's own cursor shows them.
-    if database.vendor != "postgresql" or database.queries_logged:
-        return database.cursor()
+def _by_django(database: Any) -> bool:
+    """Whether Django's own cursor runs the statement.
+
+    Who wants to see statements wants to see them with their values, as that cursor shows them.
+    """
+    return database.vendor != "postgresql" or database.queries_logged or bool(database.execute_wrappers)
+
+
+def _statements(database: Any) -> Any:
+    """Those of the connection that this thread has, which is made if need be."""
     database.ensure_connection()
-    return database.make_cursor(_prepared_cursor()(database.connection))
+    database.validate_no_broken_transaction()
+    return _of_connection()(database.connection)
 
 
 @cache
-def _prepared_cursor() -> Any:
-    """A cursor of psycopg, which an installation on SQLite need not have."""
-    import psycopg
-    from psycopg.types.numeric import Int8
+def _of_connection() -> Any:
+    """An installation on SQLite need not have psycopg."""
+    from database.statements import of_connection
 
-    class PreparedCursor(psycopg.RawCursor[Row]):
-        """Binds parameters in the server, and prepares what it runs."""
-
-        def execute(self, query: Any, params: Any = None, **_options: Any) -> Any:
-            # One width for every integer: else 1 and 100000 are parameters of two different statements.
-            sized = [Int8(value) if type(value) is int else value for value in params or ()]
-            return super().execute(_numbered(query), sized, prepare=True)
-
-    return PreparedCursor
-
-
-@lru_cache(maxsize=256)
-def _numbered(sql: str) -> str:
-    """``%s`` as ``$1``, ``$2`` and so on, once: the driver would take a long statement apart every time."""
-    numbers = itertools.count(1)
-    return re.sub("%[s%]", lambda found: "%" if found[0] == "%%" else f"${next(numbers)}", sql)
+    return of_connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
+from database.statements import of_connection
 from devices.models import Device as DeviceRow
 from tests.mdm.support import enrollment_of
 from tests.mdm.test_connect import enqueue
@@ -89,7 +90,7 @@ def full(enrolled_a: Device) -> Device:
 def only_prepared_here(full: Device) -> None:
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
-        connection.connection._prepared.clear()
+        of_connection(connection.connection).forget()
 
 
 def plans() -> dict[str, str]:
