@@ -92,7 +92,10 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         return may and isinstance(obj, ProfileSigner) and not obj.in_use
 
     def delete_model(self, request: HttpRequest, obj: ProfileSigner) -> None:
-        profile_signers.remove(obj, actor=Actor.of_request(request), now=timezone.now())
+        try:
+            profile_signers.remove(obj, actor=Actor.of_request(request), now=timezone.now())
+        except SignerRefused as refused:  # somebody let it sign meanwhile
+            raise PermissionDenied(refused.reason) from refused
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view

@@ -261,6 +261,10 @@ class IdentityRenewalAdmin(AskingAdmin):
             text += " " + ngettext(
                 "%(count)d is not: %(reason)s.", "%(count)d are not; the last one because: %(reason)s.", left
             ) % {"count": left, "reason": last}
+        if queryset.count() > MOST_AT_ONCE:
+            text += " " + gettext(
+                "Only the first %(most)d of those chosen were looked at: choose the others anew."
+            ) % {"most": MOST_AT_ONCE}
         self.message_user(request, text, messages.SUCCESS if done else messages.WARNING)
 
     @admin.display(description=_("device"), ordering="enrollment__device__name")

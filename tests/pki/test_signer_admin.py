@@ -176,6 +176,21 @@ def test_the_one_in_use_stays_and_the_key_of_a_removed_one_goes(
     assert AuditEvent.objects.filter(action="profile_signer.removed", actor="ada").exists()
 
 
+def test_one_that_is_chosen_meanwhile_is_not_removed(
+    browser: Client, issuer: Issuer, root: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = profile_signers.import_signer(p12(server(root)).read(), password="orchard", actor=ACTOR, now=NOW)
+    remove = profile_signers.remove
+
+    def chosen_first(signer: ProfileSigner, **options: Any) -> None:
+        profile_signers.use(signer, actor=ACTOR, now=NOW)
+        remove(signer, **options)
+
+    monkeypatch.setattr(profile_signers, "remove", chosen_first)
+    assert browser.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert ProfileSigner.objects.filter(pk=row.pk).exists()
+
+
 def test_who_may_look_may_not_change_and_nobody_sees_the_key(
     client: Client, issuer: Issuer, root: Party
 ) -> None:

@@ -106,7 +106,21 @@ def test_failures_are_tried_again(root: Client, phone: Phone, other: Phone) -> N
     answer = root.post(LIST, {"action": "try_again", "_selected_action": failed}, follow=True)
     said = answer.content.decode()
     assert "1 device is asked again. 1 is not: the device is not enrolled." in said
+    assert "Only the first" not in said
     assert [renewal.state for renewal in phone.renewals] == [RenewalState.FAILED, RenewalState.PLANNED]
+    assert IdentityRenewal.objects.filter(state=RenewalState.PLANNED).count() == 1
+
+
+def test_nobody_is_left_out_unsaid(
+    root: Client, phone: Phone, other: Phone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("renewal.admin_identities.MOST_AT_ONCE", 1)
+    for one in (phone, other):
+        identities.renew(one.enrollment, actor=ADA, now=timezone.now())
+    IdentityRenewal.objects.update(state=RenewalState.FAILED, finished_at=timezone.now())
+    failed = list(IdentityRenewal.objects.values_list("pk", flat=True))
+    said = root.post(LIST, {"action": "try_again", "_selected_action": failed}, follow=True).content.decode()
+    assert "1 device is asked again. Only the first 1 of those chosen were looked at" in said
     assert IdentityRenewal.objects.filter(state=RenewalState.PLANNED).count() == 1
 
 
