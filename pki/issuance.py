@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from audit.models import AuditEvent
 from audit.recording import Actor, event_of
+from database import instances
 from pki import issuers, keys, profiles
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import CertificateFields, RecordedFacts, build_certificate, recorded_facts
@@ -256,7 +257,8 @@ def _record(grant: Grant, certificate: Certificate, actor: Actor, now: datetime)
 
 
 def _row_of(grant: Grant, issuer_key: IssuerKey, der: bytes, facts: RecordedFacts) -> Certificate:
-    return Certificate(
+    return instances.new(
+        Certificate,
         issuer_key=issuer_key,
         serial_number=facts.serial_number,
         purpose=grant.purpose,

@@ -101,12 +101,12 @@ def find(slug: str | None) -> Standing:
 
     Raises :class:`scep.services.ServiceMissing`.
     """
-    rows = statements.find_standing(slug, issuers.DEFAULT_SLUG)
-    if not rows:
-        # The service of an issuer's own name is made when it is first asked for.
-        rows = statements.find_standing(services.find(slug).slug, issuers.DEFAULT_SLUG)
-    stands = _read(slug, rows)
-    if stands is None or not stands.service.enabled:
+    former = _former.get(slug)
+    if former is not None and former[0] == statements.find_version(slug, issuers.DEFAULT_SLUG):
+        stands = former[1]
+    else:
+        stands = _read(slug)
+    if not stands.service.enabled:
         raise services.ServiceMissing(f"there is no SCEP service {slug}")
     return stands
 
@@ -130,23 +130,24 @@ def confirm(stands: Standing, passwords: Sequence[str], now: datetime) -> Found 
     """
     hashes = challenges.hashes_of(passwords)
     if not hashes or stands.service.rules.mode is not ChallengeMode.BOUND:
-        rows, found = statements.find_standing(stands.slug, issuers.DEFAULT_SLUG), None
+        version, found = statements.find_version(stands.slug, issuers.DEFAULT_SLUG), None
     else:
-        rows, challenge = statements.find_standing_and_challenge(stands.slug, issuers.DEFAULT_SLUG, hashes)
+        version, challenge = statements.find_version_and_challenge(stands.slug, issuers.DEFAULT_SLUG, hashes)
         found = challenges.judge(challenge, stands.issuer, now)
-    if _read(stands.slug, rows) is not stands:
+    former = _former.get(stands.slug)
+    if former is None or former[1] is not stands or former[0] != version:
         raise Outdated
     return found
 
 
-def _read(slug: str | None, rows: list[statements.Row]) -> Standing | None:
-    """What the rows say. As long as they are the same ones, it is the same object."""
-    former = _former.get(slug)
-    if former is not None and former[0] == rows:
-        return former[1]
+def _read(slug: str | None) -> Standing:
+    rows = statements.find_standing(slug, issuers.DEFAULT_SLUG)
+    if not rows:
+        # The service of an issuer's own name is made when it is first asked for.
+        rows = statements.find_standing(services.find(slug).slug, issuers.DEFAULT_SLUG)
     found = statements.read_standing(rows)
     if not found:
-        return None
+        raise services.ServiceMissing(f"there is no SCEP service {slug}")
     stands = Standing(
         slug,
         found[0].service,
@@ -158,11 +159,11 @@ def _read(slug: str | None, rows: list[statements.Row]) -> Standing | None:
     )
     if len(_former) >= _REMEMBERED:
         _former.clear()
-    _former[slug] = (rows, stands)
+    _former[slug] = (statements.version_of(rows), stands)
     return stands
 
 
-_former: dict[str | None, tuple[list[statements.Row], Standing]] = {}
+_former: dict[str | None, tuple[statements.Version, Standing]] = {}
 
 
 def recipient(standing: Standing, envelope: bytes, now: datetime) -> Recipient:

@@ -1,26 +1,29 @@
 """The statements of an enrolment, written by hand: building them costs more than running them.
 
 Two for each certificate: how the service stands and what the challenge is worth
-(:func:`find_standing_and_challenge`), and all that is written, at once (:func:`keep`). Each looks at rows by
+(:func:`find_version_and_challenge`), and all that is written, at once (:func:`keep`). Each looks at rows by
 an index, so none takes longer when there are many certificates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
-from django.db import DEFAULT_DB_ALIAS, connection, models, transaction
+from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 
-from audit.models import AuditEvent
-from database import prepared
+from audit.models import AuditEvent, Outcome
+from database import instances, prepared
 from pki.models import (
     Certificate,
     CertificateProfile,
+    CertificateStatus,
     Issuer,
     IssuerCertificate,
     IssuerKey,
@@ -28,7 +31,7 @@ from pki.models import (
     IssuerKind,
     IssuerState,
 )
-from scep.models import Challenge, ScepService, Transaction
+from scep.models import Challenge, ScepService, Transaction, TransactionStatus
 
 M = TypeVar("M", bound=models.Model)
 Row = tuple[Any, ...]
@@ -53,36 +56,59 @@ class StandingRow:
     has_private_key: bool
 
 
+Version = frozenset[Row]
+"""What is other than before whenever a service, its issuer or one of the issuer's keys or certificates is."""
+
+FoundChallenge = tuple[Challenge, int | None]
+"""A challenge, without what was only for the record, and the row of the certificate profile for its purpose.
+
+The profile is that of the challenge's issuer, else that for all; None where there is none.
+"""
+
+
 def find_standing(slug: str | None, default: str) -> list[Row]:
     """The service (None: that of the default issuer, ``default`` before others), once for each certificate.
 
     Of the key generations that still answer, with the certificates that were not revoked. Empty where there
-    is no service of that name. For :func:`read_standing`.
+    is no service of that name. For :func:`read_standing` and :func:`version_of`.
     """
     _tables, sql = _standing_sql()
     sql += f" WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
     return prepared.rows(sql, [default if slug is None else slug])
 
 
-def find_standing_and_challenge(
+def find_version(slug: str | None, default: str) -> Version:
+    """The version of what :func:`find_standing` finds: a good deal less to read."""
+    sql = (
+        f"SELECT {_version()} {_standing_parts()[2]} WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
+    )
+    return frozenset(prepared.rows(sql, [default if slug is None else slug]))
+
+
+def find_version_and_challenge(
     slug: str | None, default: str, hashes: Sequence[bytes]
-) -> tuple[list[Row], tuple[Challenge, int | None] | None]:
-    """Both at once: what :func:`find_standing` finds, and what :func:`find_challenge` does."""
-    table, joined, width, sql = _both_sql()
-    sql += f" LEFT JOIN {joined} ON c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
+) -> tuple[Version, FoundChallenge | None]:
+    """Both at once: what :func:`find_version` finds, and what :func:`find_challenge` does."""
+    table, sql = _both_sql()
+    sql += f" ON c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
     sql += f" WHERE s.slug = {_DEFAULT_SLUG if slug is None else '%s'}"
     rows = prepared.rows(sql, [*hashes, default if slug is None else slug])
-    standing = [row[:width] for row in rows]
-    if not rows or rows[0][width] is None:
-        return standing, None
-    return standing, (table.load(rows[0][width:]), rows[0][-1])
+    behind = table.width + 1
+    version = frozenset(row[behind:] for row in rows)
+    if not rows or rows[0][0] is None:
+        return version, None
+    return version, (table.load(rows[0]), rows[0][table.width])
 
 
-def find_challenge(hashes: Sequence[bytes]) -> tuple[Challenge, int | None] | None:
-    """The challenge with one of these keyed hashes, and the row of the certificate profile for its purpose.
+def version_of(rows: Sequence[Row]) -> Version:
+    """The version of what :func:`find_standing` found."""
+    if prepared.on_postgresql():
+        return frozenset(row[-1:] for row in rows)
+    return frozenset(rows)
 
-    The profile is that of its issuer, else that for all; None where there is none.
-    """
+
+def find_challenge(hashes: Sequence[bytes]) -> FoundChallenge | None:
+    """The challenge with one of these keyed hashes."""
     table, sql = _challenge_sql()
     sql += f" WHERE c.value_hash IN ({', '.join(['%s'] * len(hashes))})"
     row = prepared.row(sql, hashes)
@@ -95,7 +121,7 @@ def keep(challenge: Challenge, certificate: Certificate, event: AuditEvent, row:
     False, with nothing changed, where the challenge is no longer unused or the certificate's issuer no longer
     issues by that key. Event and transaction get to know the certificate. Raises ``IntegrityError``.
     """
-    if prepared.on_postgresql():
+    if prepared.on_postgresql() and _is_ordinary(certificate, event, row):
         with _alone():
             return _keep_at_once(challenge, certificate, event, row)
     with transaction.atomic():
@@ -132,8 +158,43 @@ def _keep_at_once(
     kept = prepared.row(sql, parameters)
     if kept is None:
         return False
-    certificate.pk = kept[0]
-    _point(certificate, event, row)
+    _point(kept[0], certificate, event, row)
+    return True
+
+
+# What every ordinary enrolment writes alike stands in the statement, so that it is not sent each time.
+_SAME: Mapping[type[models.Model], Mapping[str, Any]] = {
+    Certificate: {
+        "status": CertificateStatus.ISSUED,
+        "foreign": False,
+        "renewed_from_id": None,
+        "first_used_at": None,
+        "revoked_at": None,
+        "revocation_reason": "",
+    },
+    AuditEvent: {"user_id": None, "outcome": Outcome.DONE},
+    Transaction: {
+        "status": TransactionStatus.SUCCESS,
+        "fail_info": "",
+        "csr_public_key": None,
+        "proposed_subject": [],
+        "proposed_names": [],
+        "proposed_days": None,
+        "expires_at": None,
+        "decided_at": None,
+        "decided_by": "",
+        "repeats": 0,
+        "last_asked_at": None,
+    },
+}
+_SAME_VALUES = {model: (attrgetter(*same), tuple(same.values())) for model, same in _SAME.items()}
+
+
+def _is_ordinary(*rows: models.Model) -> bool:
+    for row in rows:
+        read, expected = _SAME_VALUES[type(row)]
+        if read(row) != expected:
+            return False
     return True
 
 
@@ -147,8 +208,7 @@ def _keep_in_turn(
     )
     if kept is None:
         raise AssertionError("an INSERT gave no row back")
-    certificate.pk = kept[0]
-    _point(certificate, event, row)
+    _point(kept[0], certificate, event, row)
     for instance in (event, row):
         prepared.changes(_write(_table(type(instance))), _table(type(instance)).values(instance))
     return True
@@ -159,9 +219,9 @@ def _claim_parameters(challenge: Challenge, certificate: Certificate, row: Trans
     return [now, challenge.pk, now, certificate.issuer_key_id]
 
 
-def _point(certificate: Certificate, event: AuditEvent, row: Transaction) -> None:
-    event.target_id = str(certificate.pk)
-    row.certificate = certificate
+def _point(key: int, certificate: Certificate, event: AuditEvent, row: Transaction) -> None:
+    certificate.pk = row.certificate_id = key
+    event.target_id = str(key)
 
 
 def _write(table: _Table[Any]) -> str:
@@ -175,19 +235,29 @@ def _insert(table: _Table[Any]) -> str:
 @cache
 def _keep_sql() -> tuple[_Table[Certificate], _Table[AuditEvent], _Table[Transaction], str]:
     certificates, events, transactions = _table(Certificate), _table(AuditEvent), _table(Transaction)
+    certificate_values = certificates.casts({})
     event_values = events.casts({"target_id": "kept.id::text"})
     row_values = transactions.casts({"certificate_id": "kept.id"})
     return (
-        certificates,
-        events.without("target_id"),
-        transactions.without("certificate_id"),
+        certificates.without(*_SAME[Certificate]),
+        events.without("target_id", *_SAME[AuditEvent]),
+        transactions.without("certificate_id", *_SAME[Transaction]),
         f"""
         WITH claimed AS ({_CLAIM} RETURNING id),
-             kept AS ({_insert(certificates)} SELECT {certificates.casts({})} FROM claimed RETURNING id),
+             kept AS ({_insert(certificates)} SELECT {certificate_values} FROM claimed RETURNING id),
              told AS ({_insert(events)} SELECT {event_values} FROM kept)
         {_insert(transactions)} SELECT {row_values} FROM kept RETURNING certificate_id
         """,  # noqa: S608
     )
+
+
+def _literal(value: Any) -> str:
+    """A value of :data:`_SAME` as it stands in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return f"'{value}'"
+    return f"'{json.dumps(value)}'"
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -198,16 +268,29 @@ _Tables = tuple["_Table[ScepService]", "_Table[Issuer]", "_Table[IssuerKey]", "_
 @cache
 def _standing_sql() -> tuple[_Tables, str]:
     tables, columns, origin = _standing_parts()
+    if prepared.on_postgresql():
+        columns += f", {_version()}"
     return tables, f"SELECT {columns} {origin}"
 
 
 @cache
-def _both_sql() -> tuple[_Table[Challenge], str, int, str]:
-    """The table and the name of what is joined, how many columns stand before it, and the statement."""
-    tables, columns, origin = _standing_parts()
-    table, profile = _table(Challenge), _PROFILE
-    width = sum(part.width for part in tables) + 1
-    return table, f"{table.name} c", width, f"SELECT {columns}, {table.of('c')}, {profile} {origin}"
+def _both_sql() -> tuple[_Table[Challenge], str]:
+    """The challenge comes first, then its profile, then the version."""
+    _tables, _columns, origin = _standing_parts()
+    table = _challenges()
+    sql = f"SELECT {table.of('c')}, {_PROFILE}, {_version()} {origin} LEFT JOIN {table.name} c"
+    return table, sql
+
+
+@cache
+def _version() -> str:
+    """PostgreSQL writes a changed row to another place, by another transaction: these two say that it is one.
+
+    SQLite has no such thing: there all columns are compared.
+    """
+    if not prepared.on_postgresql():
+        return _standing_parts()[1]
+    return "concat(s.ctid, s.xmin, i.ctid, i.xmin, k.ctid, k.xmin, a.ctid, a.xmin)"
 
 
 @cache
@@ -268,8 +351,13 @@ _PROFILE = f"""
 
 @cache
 def _challenge_sql() -> tuple[_Table[Challenge], str]:
-    table = _table(Challenge)
+    table = _challenges()
     return table, f"SELECT {table.of('c')}, {_PROFILE} FROM {table.name} c"  # noqa: S608
+
+
+@cache
+def _challenges() -> _Table[Challenge]:
+    return _table(Challenge).without("uuid", "value_hash", "subject_text", "created_at", "created_by")
 
 
 # --- rows and instances ------------------------------------------------------------------------------------
@@ -288,6 +376,7 @@ class _Table(Generic[M]):
         self.names = [field.attname for field in fields]
         self.width = len(fields)
         self.marks = ", ".join(["%s"] * self.width)
+        self._read = attrgetter(*self.names)
         self._loaders = [_loader(model, field) for field in fields]
         self._savers = [_saver(field) for field in fields]
 
@@ -298,24 +387,33 @@ class _Table(Generic[M]):
         """The columns, for a SELECT."""
         return ", ".join(f"{alias}.{column}" for column in self.columns)
 
-    def casts(self, otherwise: dict[str, str]) -> str:
-        """A parameter with its type for each column, for INSERT … SELECT; ``otherwise``: what is there."""
+    def casts(self, otherwise: Mapping[str, str]) -> str:
+        """What INSERT … SELECT writes, for PostgreSQL.
+
+        A parameter with its type for each column; ``otherwise``: what stands there instead, as does what is
+        the same in all rows.
+        """
+        same = _SAME[self.model]
         return ", ".join(
-            otherwise.get(field.attname) or f"%s::{field.cast_db_type(connection)}" for field in self.fields
+            otherwise.get(field.attname)
+            or (_literal(same[field.attname]) if field.attname in same else "%s")
+            + f"::{field.cast_db_type(connection)}"
+            for field in self.fields
         )
 
     def load(self, row: Row) -> M:
+        """An instance, from as many values as there are columns here. What follows them is left."""
         values = [
             value if value is None or load is None else load(value)
             for load, value in zip(self._loaders, row, strict=False)
         ]
-        return self.model.from_db(DEFAULT_DB_ALIAS, self.names, values)
+        return instances.loaded(self.model, self.names, values)
 
     def values(self, instance: M) -> list[Any]:
+        """What is written, as the driver takes it."""
         return [
             value if value is None or save is None else save(value)
-            for name, save in zip(self.names, self._savers, strict=True)
-            for value in (getattr(instance, name),)
+            for save, value in zip(self._savers, self._read(instance), strict=True)
         ]
 
 
@@ -354,4 +452,8 @@ def _saver(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
         return str
     if isinstance(field, models.BinaryField):
         return bytes
+    if isinstance(field, models.JSONField):
+        return json.dumps
+    if isinstance(field, models.DateTimeField):
+        return connection.ops.adapt_datetimefield_value
     return lambda value: field.get_db_prep_save(value, connection=connection)

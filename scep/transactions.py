@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.db.models import F, Q
 
 from audit.recording import Actor
+from database import instances
 from pki.core.csr import SigningRequest, asked_names
 from pki.core.names import Name
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey
@@ -221,7 +222,8 @@ def new_row(
     asked: Asked, opened: Opened | None, challenge: Challenge | None, outcome: Outcome
 ) -> Transaction:
     """What :func:`record` writes for a request that was not asked before; not yet written."""
-    row = Transaction(
+    row = instances.new(
+        Transaction,
         service=asked.service,
         issuer=asked.issuer,
         transaction_id=asked.request.header.transaction_id,
