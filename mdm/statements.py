@@ -43,16 +43,15 @@ _FIND = f"""
       LEFT JOIN {_COMMAND} c ON c.id = d.command_id
      WHERE i.sha256 = %s
 """  # noqa: S608 - only names of our own tables are put together
-_FIND_CERTIFICATE = f"""
-    SELECT f.id, f.serial_number, f.purpose, f.status, f."foreign", f.not_before, f.not_after, f.binding,
-           k.id, k.state,
-           s.id, s.state, s.trusted_for,
-           f.renewed_from_id
-      FROM {_CERTIFICATE} f
-      JOIN {_KEY} k ON k.id = f.issuer_key_id
-      JOIN {_ISSUER} s ON s.id = k.issuer_id
-     WHERE f.sha256 = %s
-"""  # noqa: S608
+CERTIFICATE_COLUMNS = """
+    f.id, f.serial_number, f.purpose, f.status, f."foreign", f.not_before, f.not_after, f.binding,
+    k.id, k.state, i.id, i.state, i.trusted_for, f.renewed_from_id
+"""
+"""What :func:`read_certificate` reads, from :data:`CERTIFICATE_ORIGIN`."""
+CERTIFICATE_ORIGIN = f"""
+      FROM {_CERTIFICATE} f JOIN {_KEY} k ON k.id = f.issuer_key_id JOIN {_ISSUER} i ON i.id = k.issuer_id
+"""
+_FIND_CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} {CERTIFICATE_ORIGIN} WHERE f.sha256 = %s"
 _CERTIFICATE_COLUMNS = (
     "id",
     "serial_number",
@@ -98,8 +97,11 @@ def find_identity(sha256: str, now: datetime) -> Found | None:
 def find_certificate(sha256: str) -> Certificate | None:
     """The certificate on record with this fingerprint, pinned or not, with its key and issuer."""
     row = prepared.row(_FIND_CERTIFICATE, [sha256])
-    if row is None:
-        return None
+    return None if row is None else read_certificate(row, sha256)
+
+
+def read_certificate(row: Any, sha256: str) -> Certificate:
+    """From the values of :data:`CERTIFICATE_COLUMNS`."""
     certificate = _certificate(row[0:8], row[8:10], row[10:13])
     certificate.sha256, certificate.renewed_from_id = sha256, row[13]
     return certificate
