@@ -14,11 +14,12 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
-from django.core.handlers.wsgi import WSGIHandler
-from django.db import OperationalError
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
+from django.db import OperationalError, close_old_connections
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
+from django.utils.log import log_response
 
 from audit.addresses import CLIENT_ADDRESS
 from pki.tokens import TokenUnavailable
@@ -28,15 +29,26 @@ logger = logging.getLogger(__name__)
 DEVICE_PATHS = re.compile(r"/(mdm|scep|pki)(/|$)|/enroll/[^/]+/ota$|/(healthz|readyz|metrics)$")
 
 
-class DeviceDoor(WSGIHandler):
-    """Resolves ``settings.DEVICE_URLCONF`` and calls the view; nothing else stands between."""
+class DeviceDoor:
+    """Resolves ``settings.DEVICE_URLCONF`` and calls the view; nothing else stands between.
 
-    def load_middleware(self, is_async: bool = False) -> None:
-        """No middleware of the settings: the view is called by :func:`respond`."""
-        self._view_middleware: list[Any] = []
-        self._template_response_middleware: list[Any] = []
-        self._exception_middleware: list[Any] = []
-        self._middleware_chain = respond
+    Of Django's own handler only the request and the response are left: its signals and middleware, to which
+    nobody listens here, took as long as everything else that is done for a request before its view.
+    """
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        request = WSGIRequest(environ)
+        try:
+            response = respond(request)
+            status, body = response.status_code, response.content
+            if status >= 500:
+                log_response(
+                    "%s: %s", response.reason_phrase, request.path, response=response, request=request
+                )
+            start_response(f"{status} {response.reason_phrase}", list(response.items()))
+        finally:
+            request.close()
+        return [body]
 
 
 def respond(request: HttpRequest) -> HttpResponse:
@@ -62,8 +74,7 @@ def respond(request: HttpRequest) -> HttpResponse:
         logger.exception("fault at %s", request.path)
         response = HttpResponse(status=500, content_type="text/plain")
     response.headers.setdefault("Cache-Control", "no-store")
-    if not response.streaming:
-        response.headers["Content-Length"] = str(len(response.content))
+    response.headers["Content-Length"] = str(len(response.content))
     return response
 
 
@@ -82,7 +93,10 @@ class Doors:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if DEVICE_PATHS.match(environ.get("PATH_INFO", "")):
-            return _at_once(self.devices(environ, start_response))
+            try:
+                return self.devices(environ, start_response)
+            finally:
+                close_old_connections()
         # People's pages need the client's address only, never whether the peer may pass certificates.
         environ["REMOTE_ADDR"] = environ.get(CLIENT_ADDRESS, environ.get("REMOTE_ADDR", ""))
         return _at_once(self.people(environ, start_response))
