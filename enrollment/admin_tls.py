@@ -20,7 +20,6 @@ from django.utils.translation import gettext_lazy as _
 
 from audit.admin import ReadOnlyAdmin
 from audit.recording import Actor
-from enrollment import tls_check
 from enrollment.elsewhere import elsewhere
 from enrollment.models import EnrollmentProfile
 from pki import issuers, server_tls
@@ -130,6 +129,9 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
 
     def check_page(self, request: HttpRequest) -> HttpResponse:
         """Open the public addresses, on request only: a page that is merely looked at connects to nothing."""
+        # Here, not above: it brings pyOpenSSL, which no other page needs.
+        from enrollment import tls_check
+
         if not self.has_view_permission(request):
             raise PermissionDenied
         checks = None
@@ -166,6 +168,8 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
 
     def remove_page(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Take a root out of later profiles; what the server shows now is looked at first."""
+        from enrollment import tls_check
+
         row = TlsAnchor.objects.filter(pk=pk).first()
         if row is None:
             raise Http404

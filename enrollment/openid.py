@@ -3,6 +3,9 @@
 authlib does the protocol (state, nonce, PKCE, exchange of the code, signature and claims of the ID token);
 here is what it leaves to the application: whose metadata are believed, where requests may go, how long they
 may take. Nobody gets an account here: a name comes back, for one enrolment.
+
+authlib, joserfc and requests are imported where they are used: most installations have no provider, and they
+would be a good part of the start and of the memory of every process.
 """
 
 from __future__ import annotations
@@ -16,14 +19,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.django_client import DjangoIntegration, DjangoOAuth2App
-from authlib.integrations.requests_client import OAuth2Session
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
-from joserfc.errors import JoseError
 
 from enrollment.access import Person
 from enrollment.core import provider as core
@@ -38,16 +36,6 @@ SECONDS = 5.0
 LEEWAY = 120
 MAX_PENDING = 5
 _PENDING = "enrollment.openid"
-# What authlib, joserfc and requests raise for an answer that is wrong, or not what it should be.
-_FAULTS = (
-    AuthlibBaseError,
-    JoseError,
-    requests.RequestException,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-)
 
 
 class SignInFailed(Exception):
@@ -170,6 +158,8 @@ def _context(provider: IdentityProvider) -> str:
 
 
 def _app(provider: IdentityProvider, known: Metadata, **more: Any) -> Any:
+    from authlib.integrations.django_client import DjangoIntegration, DjangoOAuth2App
+
     secret = _secret(provider)
     app = DjangoOAuth2App(
         DjangoIntegration(f"enrollment.{provider.pk}"),
@@ -228,6 +218,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _session_class(issuer: str) -> type[Any]:
+    from authlib.integrations.requests_client import OAuth2Session
+
     class Session(OAuth2Session):  # type: ignore[misc]  # authlib has no types
         """Only where requests may go; no redirects; a limit of time and size."""
 
@@ -276,5 +268,15 @@ def _explained(reason: str) -> Iterator[None]:
         raise
     except ProviderError as error:
         raise SignInFailed(reason, error.reason) from error
-    except _FAULTS as error:
+    except _faults() as error:
         raise SignInFailed(reason, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What authlib, joserfc and requests raise for an answer that is wrong, or not what it should be."""
+    import requests
+    from authlib.common.errors import AuthlibBaseError
+    from joserfc.errors import JoseError
+
+    known = (AuthlibBaseError, JoseError, requests.RequestException)
+    return (*known, ValueError, TypeError, KeyError, RuntimeError)
