@@ -24,6 +24,9 @@ LOOPBACK = ("127.0.0.0/8", "::1")
 MAX_CHUNKED_BODY = 10 * 1024 * 1024
 """Bytes; the largest body that any surface accepts. The surfaces' own limits are lower."""
 
+SHORT_BODY = 65_536
+"""Bytes; up to so many are read before a request takes its turn."""
+
 _CGI = frozenset(
     {
         "REQUEST_METHOD",
@@ -58,9 +61,10 @@ COME_BACK_AFTER = (5, 20)
 class Threshold:
     """WSGI middleware in front of both doors.
 
-    The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A thread that
-    waits for the body of a slow sender gives its turn to others meanwhile: a few slow devices, or a few
-    strangers who mean it, do not stop the server. Whom the server cannot serve in time is sent away with 503
+    The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A short body
+    is read before its request takes a turn, which is then not given away in between; a thread that waits for
+    a long one gives its turn to others meanwhile. So a few slow devices, or a few strangers who mean it, do
+    not stop the server. Whom the server cannot serve in time is sent away with 503
     and ``Retry-After`` (:mod:`mdm_project.turns`), and devices are woken more slowly then (:mod:`push.pace`).
 
     ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
@@ -88,7 +92,7 @@ class Threshold:
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
         elif "CONTENT_LENGTH" in environ:
-            environ["wsgi.input"] = PatientBody(environ["wsgi.input"], self.turns)
+            environ["wsgi.input"] = self._body(environ["wsgi.input"], environ["CONTENT_LENGTH"])
         waited = self.turns.admit(always=environ.get("PATH_INFO") in ASKED_BY_OPERATORS)
         if waited is None:
             return send_away(start_response)
@@ -98,6 +102,16 @@ class Threshold:
             return self.application(environ, start_response)
         finally:
             self.turns.release()
+
+    def _body(self, body: Any, claimed: str) -> Any:
+        """A short body as it is, all of it; a long one, or one without a proper length, as it comes."""
+        if len(claimed) > 5 or not (claimed.isascii() and claimed.isdigit()) or int(claimed) > SHORT_BODY:
+            return PatientBody(body, self.turns)
+        try:
+            read = body.read(int(claimed))
+        except OSError:
+            return CutOff()
+        return io.BytesIO(read) if len(read) == int(claimed) else CutOff()
 
 
 def send_away(start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -113,6 +127,16 @@ def send_away(start_response: Callable[..., Any]) -> Iterable[bytes]:
     ]
     start_response("503 Service Unavailable", headers)
     return [body]
+
+
+class CutOff:
+    """A body that broke off: whoever reads it learns that, whatever of it had come."""
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any binary stream that fails."""
+        raise OSError("the body broke off")
+
+    readline = read
 
 
 class PatientBody:

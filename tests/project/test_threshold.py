@@ -136,16 +136,17 @@ def reading_door(environ: dict[str, Any], start_response: Callable[..., Any]) ->
     return [environ["wsgi.input"].read(3)] if "CONTENT_LENGTH" in environ else [b"no body"]
 
 
-def test_who_waits_for_a_slow_body_leaves_the_turn_to_others() -> None:
+@pytest.mark.parametrize("length", ["3", "65537"])  # a short body, and one that is read in its turn
+def test_who_waits_for_a_slow_body_leaves_the_turn_to_others(length: str) -> None:
     threshold_ = Threshold(reading_door, at_once=1)
-    slow = SlowBody(b"abc")
+    slow = SlowBody(b"abc" if length == "3" else b"abc" + bytes(65_534))
     answers: list[bytes] = []
 
     def send(**more: Any) -> None:
         environ = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http", **more}
         answers.extend(threshold_(environ, lambda *_: None))
 
-    waiting = threading.Thread(target=send, kwargs={"CONTENT_LENGTH": "3", "wsgi.input": slow})
+    waiting = threading.Thread(target=send, kwargs={"CONTENT_LENGTH": length, "wsgi.input": slow})
     waiting.start()
     assert slow.asked.wait(30)
     send()
@@ -155,14 +156,27 @@ def test_who_waits_for_a_slow_body_leaves_the_turn_to_others() -> None:
     assert answers == [b"no body", b"abc"]
 
 
-def test_a_body_that_breaks_off_gives_the_turn_back() -> None:
+@pytest.mark.parametrize("length", ["3", "65536", "65537", "x", "-1", "²", "9" * 30])
+def test_a_body_that_breaks_off_gives_the_turn_back(length: str) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
-            raise OSError("gone")
+            raise OSError("broke off")
 
     threshold_ = Threshold(reading_door, at_once=1)
     environ = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http"}
     for _ in range(3):
-        with pytest.raises(OSError, match="gone"):
-            threshold_({**environ, "CONTENT_LENGTH": "3", "wsgi.input": Broken()}, lambda *_: None)
+        with pytest.raises(OSError, match="broke off"):
+            threshold_({**environ, "CONTENT_LENGTH": length, "wsgi.input": Broken()}, lambda *_: None)
     assert list(threshold_(environ, lambda *_: None)) == [b"no body"]
+
+
+def test_half_of_a_body_is_none() -> None:
+    threshold_ = Threshold(reading_door, at_once=1)
+    environ = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(b"abcd")}
+    with pytest.raises(OSError, match="broke off"):
+        threshold_({**environ, "CONTENT_LENGTH": "5"}, lambda *_: None)
+    body = io.BytesIO(b"abcd")
+    assert list(threshold_({**environ, "CONTENT_LENGTH": "3", "wsgi.input": body}, lambda *_: None)) == [
+        b"abc"
+    ]
+    assert body.read() == b"d"  # of the next request: no more is read than belongs to this one
