@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from audit.recording import SERVER
-from push import certificates, outbox, pace
+from push import certificates, outbox, pace, waking
 from push.client import SEND_DEADLINE, SendResult
 from push.connections import of_this_process
 from push.core import backoff
@@ -33,7 +33,7 @@ UNDER_WAY = 4
 """Batches on their way at once: while one waits for its answers, others are claimed, sent and settled."""
 PROBE = 20
 """Rows that are tried when APNs was out of order the last time."""
-TIME_BUDGET = 20.0
+TIME_BUDGET = 10.0
 """Seconds after which :func:`run` leaves the rest to the next task."""
 GATHER = 0.2
 """Seconds from one look for due pushes to the next: what many small commits make due goes together."""
@@ -52,7 +52,7 @@ class Dispatched:
 
 
 class _Process:
-    """What the threads of a worker have in common. ``looked_at``: when one of them last began to look."""
+    """What the threads of a worker have in common. ``looked_at``: when one of them was last woken to look."""
 
     wanted = threading.Event()
     busy = threading.Lock()
@@ -60,49 +60,73 @@ class _Process:
 
 
 def run(budget: float = TIME_BUDGET) -> None:
-    """Send until nothing is due, or for ``budget`` seconds; begins at most :data:`GATHER` seconds later.
+    """Send until nothing is due, or for ``budget`` seconds; the first look may wait :data:`GATHER` seconds.
 
     One thread of a process does it; a second one leaves word that there may be more, and goes. So several
     wake-ups that wait in the queue of the broker are one look and one batch.
     """
+    end = time.monotonic() + budget
     _Process.wanted.set()
     while _Process.wanted.is_set() and _Process.busy.acquire(blocking=False):
         try:
             time.sleep(max(0.0, _Process.looked_at + GATHER - time.monotonic()))
-            _Process.looked_at = time.monotonic()
-            _Process.wanted.clear()
+            _note_look()
             _drain(time.monotonic() + budget)
         finally:
             _Process.busy.release()
+        if time.monotonic() >= end:
+            # A task that never ends would keep the worker from ending.
+            if _Process.wanted.is_set() or outbox.anything_due(timezone.now()):
+                waking.ring()
+            return
+
+
+def _note_look() -> None:
+    _Process.wanted.clear()
+    _Process.looked_at = time.monotonic()
+
+
+def _is_woken_again() -> bool:
+    return _Process.wanted.is_set() and time.monotonic() >= _Process.looked_at + GATHER
 
 
 def _drain(until: float) -> None:
+    """Send what is due, and what somebody says is due while it is on its way."""
     under_way: list[Batch] = []
+    may_be_more = True
     while True:
-        if len(under_way) < UNDER_WAY and time.monotonic() < until:
+        if _is_woken_again():
+            _note_look()
+            may_be_more = True
+        if may_be_more and len(under_way) < UNDER_WAY and time.monotonic() < until:
             probing = any(batch.is_probe for batch in under_way)
             batch = begin(timezone.now(), BATCH, probe=not probing)
+            may_be_more = batch.may_be_more
             if batch.claimed:
                 under_way.append(batch)
                 continue
-            if batch.is_held_back and not under_way:
+            if may_be_more and not under_way:
                 time.sleep(REST)
                 continue
         if not under_way:
             return
-        done = _first_done(under_way)
-        under_way.remove(done)
-        done.finish()
+        if done := _first_done(under_way, GATHER):
+            under_way.remove(done)
+            done.finish()
 
 
-def _first_done(batches: Sequence[Batch]) -> Batch:
-    """The first of these whose answers are complete; waits for it."""
+def _first_done(batches: Sequence[Batch], seconds: float) -> Batch | None:
+    """The first of these whose answers are complete; waits for it so long."""
+    until = time.monotonic() + seconds
     while True:
         for batch in batches:
             if not batch.waits_for:
                 return batch
+        if time.monotonic() >= until:
+            return None
         concurrent.futures.wait(
             [future for batch in batches for future in batch.waits_for],
+            timeout=max(0.0, until - time.monotonic()),
             return_when=concurrent.futures.FIRST_COMPLETED,
         )
 
@@ -119,10 +143,10 @@ def begin(now: datetime, limit: int, *, probe: bool = True) -> Batch:
         return Batch(now)
     granted = pace.allowed(now, limit)
     if not granted:
-        return Batch(now, is_held_back=True)
+        return Batch(now, may_be_more=True)
     known = {c.topic: c for c in PushCertificate.objects.filter(state=PushCertificateState.ACTIVE)}
     claim, is_probe = _claim(known, now, granted, probe=probe)
-    batch = Batch(now, len(claim.rows), is_probe)
+    batch = Batch(now, len(claim.rows), is_probe, may_be_more=is_probe or len(claim.rows) >= granted)
     if not claim.rows:
         return batch
     for topic, rows in _by_topic(_set_aside_ended(claim, batch.outcomes, now)).items():
@@ -136,12 +160,12 @@ def begin(now: datetime, limit: int, *, probe: bool = True) -> Batch:
 
 @dataclass
 class Batch:
-    """Claimed rows on their way. ``is_held_back``: some are due, but the pace allows none for the moment."""
+    """Claimed rows on their way. ``may_be_more``: its size or the pace ended it, not that no more is due."""
 
     now: datetime
     claimed: int = 0
     is_probe: bool = False
-    is_held_back: bool = False
+    may_be_more: bool = False
     outcomes: Counter[str] = field(default_factory=Counter)
     sendings: list[Sending] = field(default_factory=list)
 

@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from audit.models import AuditEvent
 from devices.models import Enrollment, EnrollmentState
-from push import certificates, client, connections, dispatch, outbox, tasks
+from push import certificates, client, connections, dispatch, outbox, tasks, waking
 from push.core import backoff
 from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
 from tests.push.conftest import ADMIN, TOPIC, MakeEnrollments, import_for
@@ -651,6 +651,59 @@ def test_a_second_runner_of_a_process_leaves_word_and_goes(monkeypatch: pytest.M
         leave.set()
         first.result(10)
     assert len(drained) == 2, "what came while it was busy is not left to the sweep"
+
+
+def test_a_run_that_is_woken_all_the_time_ends_and_leaves_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the worker could not end."""
+    rings: list[int] = []
+    monkeypatch.setattr(waking, "ring", lambda: rings.append(1))
+    monkeypatch.setattr(dispatch, "_drain", lambda _until: dispatch._Process.wanted.set())
+    monkeypatch.setattr(dispatch._Process, "wanted", threading.Event())
+    dispatch.run(budget=0.0)
+    assert rings == [1]
+
+
+def test_what_a_run_has_no_time_for_is_left_to_another_worker(
+    make_enrollments: MakeEnrollments, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings: list[int] = []
+    monkeypatch.setattr(waking, "ring", lambda: rings.append(1))
+    monkeypatch.setattr(dispatch, "_drain", lambda _until: None)
+    dispatch.run(budget=0.0)
+    assert rings == []
+    request(make_enrollments(1), now)
+    dispatch.run(budget=0.0)
+    assert rings == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_becomes_due_is_sent_while_another_push_waits_for_its_answer(
+    certificate: PushCertificate,
+    push_door: ApnsStandIn,
+    make_enrollments: MakeEnrollments,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "GATHER", 0.01)
+    first, second = make_enrollments(2)
+    push_door.script(token_of(first), Reply(delay=3.0))
+    request([first], now)
+
+    def work() -> None:
+        try:
+            dispatch.run()
+        finally:
+            database_connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        push_door.wait_for_pushes(1, 30)
+        request([second], now)
+        dispatch.run()  # leaves word and goes
+        push_door.wait_for_pushes(2, 30)
+        assert not running.done(), "the first one waits still"
+        running.result(30)
+    assert {row_of(one).last_result for one in (first, second)} == {"200"}
 
 
 def test_a_forked_worker_opens_connections_of_its_own(
