@@ -237,6 +237,7 @@ def _hold(
         return certificates.hold(certificate, reason, actor=SERVER, now=now)
     except certificates.PushCertificateRefused:
         outbox.give_back(owner, None, state=PushState.DUE, due_at=now, result=reason)
+        outbox.wake()
         return 0
 
 

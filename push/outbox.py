@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from django.db import connection, models, transaction
 from django.db.models import Q
 
+from database import prepared
 from database.among import among_sql
 from devices.models import Enrollment, EnrollmentState
 from push import statements, waking
@@ -156,7 +157,7 @@ def connected(enrollment_id: int, *, more: bool, now: datetime) -> None:
 
 def anything_due(now: datetime) -> bool:
     """Whether there is work: one look into the index of due rows."""
-    return _due(now).exists()
+    return statements.anything_due(now)
 
 
 def _due(now: datetime) -> models.QuerySet[PushRequest]:
@@ -167,18 +168,18 @@ def _due(now: datetime) -> models.QuerySet[PushRequest]:
 def claim(now: datetime, limit: int, *, not_topics: Sequence[str] = (), topic: str | None = None) -> Claim:
     """Lease up to ``limit`` due rows, the longest due first. Two senders never hold the same row.
 
-    PostgreSQL skips rows that another sender has locked. SQLite admits one writer at a time; there and
-    everywhere the UPDATE asks again whether the row is due and free.
+    PostgreSQL passes over rows that another sender has locked, and does it all in one statement. Elsewhere
+    one writes at a time, and the UPDATE asks again whether the row is due and free.
     """
     owner = uuid.uuid4()
+    if prepared.on_postgresql():
+        leased = statements.lease(owner, now, now + LEASE, limit, not_topics=not_topics, topic=topic)
+        return Claim(owner, tuple(_due_rows(leased)))
     due = _due(now).order_by("due_at")
     due = due.filter(enrollment__topic=topic) if topic is not None else due
     due = due.exclude(enrollment__topic__in=not_topics) if not_topics else due
     with transaction.atomic():
-        found = due.values_list("pk", flat=True)
-        if connection.features.has_select_for_update_skip_locked:
-            found = found.select_for_update(skip_locked=True, of=("self",))
-        ids = list(found[:limit])
+        ids = list(due.values_list("pk", flat=True)[:limit])
         if not ids:
             return Claim(owner, ())
         _due(now).filter(pk__in=ids).update(lease_owner=owner, lease_until=now + LEASE)
@@ -192,9 +193,11 @@ def _leased(owner: uuid.UUID, ids: Sequence[int]) -> Iterator[Due]:
     """The rows of a lease, by rising id: values only, for objects would cost more than the pushes."""
     names = [f"enrollment__{name}" for name in _OF_ENROLLMENT]
     rows = PushRequest.objects.filter(lease_owner=owner, pk__in=ids).order_by("pk")
-    for pk, attempts, sent_at, state, topic, magic, token, *times in rows.values_list(
-        "pk", "attempts", "last_sent_at", *names
-    ):
+    return _due_rows(rows.values_list("pk", "attempts", "last_sent_at", *names))
+
+
+def _due_rows(rows: Iterable[tuple[Any, ...]]) -> Iterator[Due]:
+    for pk, attempts, sent_at, state, topic, magic, token, *times in rows:
         yield Due(pk, attempts, sent_at, state, topic, magic, bytes(token or b""), *times)
 
 
@@ -206,12 +209,17 @@ def settle(owner: uuid.UUID, settlements: Sequence[Settlement], *, now: datetime
     """
     settled = 0
     for chunk in _chunks(sorted(settlements, key=lambda s: s.enrollment_id), 1000):
+        if all(s.dead_token is None for s in chunk):
+            settled += _update_rows(owner, chunk)
+            continue
         with transaction.atomic():
             dead = _still_current(chunk)
             ours = _lock_leased(owner, [s.enrollment_id for s in chunk])
             _mark_dead(dead & ours, now)
             changes = [_with_new_token(s, dead, now) for s in chunk if s.enrollment_id in ours]
             settled += _update_rows(owner, changes)
+            if any(change.due_at <= now and change.state == PushState.DUE for change in changes):
+                transaction.on_commit(wake, robust=True)
     return settled
 
 
@@ -246,20 +254,14 @@ def _with_new_token(settlement: Settlement, dead: set[int], now: datetime) -> Se
     return replace(settlement, state=PushState.DUE, due_at=now)
 
 
-_SETTLED = ("state", "due_at", "attempts", "last_result", "last_sent_at", "last_apns_id")
-
-
 def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
-    """One UPDATE from one parameter: a JSON list of the new values, taken apart by the database."""
+    """One UPDATE of what still bears the lease, from one parameter: a JSON list of the new values.
+
+    The rows are locked by rising id, as every writer of many does, and the lease is looked at again under
+    the lock.
+    """
     if not changes:
         return 0
-    table = PushRequest._meta.db_table
-    assignments = ", ".join(f"{name} = new.{name}" for name in _SETTLED)
-    sql = f"""
-        UPDATE {table} SET {assignments}, lease_owner = NULL, lease_until = NULL
-          FROM ({_NEW_VALUES[connection.vendor]}) AS new
-         WHERE {table}.enrollment_id = new.enrollment_id AND {table}.lease_owner = %s
-    """  # noqa: S608 - only names of our own table are put together here
     rows = [
         (
             change.enrollment_id,
@@ -272,29 +274,7 @@ def _update_rows(owner: uuid.UUID, changes: Sequence[Settlement]) -> int:
         )
         for change in changes
     ]
-    lease = owner.hex if connection.vendor == "sqlite" else owner
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [json.dumps(rows), lease])
-        return int(cursor.rowcount)
-
-
-_COLUMNS = {
-    "enrollment_id": "bigint",
-    "state": "varchar",
-    "due_at": "timestamptz",
-    "attempts": "integer",
-    "last_result": "varchar",
-    "last_sent_at": "timestamptz",
-    "last_apns_id": "uuid",
-}
-_NEW_VALUES = {
-    "sqlite": "SELECT {} FROM json_each(%s)".format(  # noqa: S608 - names of our own columns
-        ", ".join(f"json_extract(value, '$[{n}]') AS {name}" for n, name in enumerate(_COLUMNS))
-    ),
-    "postgresql": "SELECT {} FROM json_array_elements(%s::json)".format(  # noqa: S608
-        ", ".join(f"(value->>{n})::{kind} AS {name}" for n, (name, kind) in enumerate(_COLUMNS.items()))
-    ),
-}
+    return statements.settle(owner, json.dumps(rows))
 
 
 def give_back(

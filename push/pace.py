@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
+from push import statements
 from push.models import PushPace
 
 WHILE_BUSY = 50
@@ -25,8 +26,7 @@ BURST = timedelta(seconds=1)
 
 def allowed(now: datetime, wanted: int) -> int:
     """Take up to ``wanted`` pushes from what may go now; returns how many. One look where nothing limits."""
-    pace = PushPace.objects.first()
-    rate = _rate(pace, now)
+    rate = _rate(now)
     if rate is None:
         return wanted
     with transaction.atomic():
@@ -38,9 +38,9 @@ def allowed(now: datetime, wanted: int) -> int:
     return granted
 
 
-def _rate(pace: PushPace | None, now: datetime) -> int | None:
+def _rate(now: datetime) -> int | None:
     ceiling: int | None = settings.BRAMLEY_PUSHES_PER_SECOND
-    if pace is None or pace.web_busy_until is None or pace.web_busy_until <= now:
+    if statements.web_busy_until(now) is None:
         return ceiling
     return min(WHILE_BUSY, ceiling or WHILE_BUSY)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -17,9 +18,10 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from devices.models import Enrollment, EnrollmentState
-from push import outbox, waking
+from push import outbox, statements, waking
 from push.models import PushRequest, PushState
 from tests.push.conftest import NOW, TOPIC, MakeEnrollments
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -419,7 +421,7 @@ def test_settling_writes_each_row_in_a_constant_number_of_statements(
     ]
     with CaptureQueriesContext(connection) as queries:
         assert outbox.settle(claim.owner, changes, now=NOW) == 200
-    assert len([q for q in queries if "SAVEPOINT" not in q["sql"]]) == 2
+    assert len(queries) == 1
     for change in changes:
         row = PushRequest.objects.get(pk=change.enrollment_id)
         assert (row.state, row.due_at, row.attempts) == (PushState.DUE, change.due_at, 1)
@@ -443,14 +445,70 @@ def test_a_device_that_connected_meanwhile_wins(make_enrollments: MakeEnrollment
     assert second.token_dead_at == NOW
 
 
-def test_a_token_that_came_meanwhile_is_not_killed_but_used(make_enrollments: MakeEnrollments) -> None:
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="one writer at a time")
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_device_that_connects_in_the_moment_of_settling_wins(
+    make_enrollments: MakeEnrollments, leaves: bool
+) -> None:
+    """Its change is not committed when the statement begins; a rolled back one takes nothing away."""
+    enrollment, other = make_enrollments(2)
+    outbox.request_push([enrollment.pk, other.pk], now=NOW)
+    claim = outbox.claim(NOW, 10)
+
+    def settle() -> int:
+        try:
+            return outbox.settle(claim.owner, [settlement(row) for row in claim.rows], now=NOW)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            outbox.connected(enrollment.pk, more=False, now=NOW)
+            running = pool.submit(settle)
+            wait_until("the settlement waits", _somebody_waits)
+            transaction.set_rollback(not leaves)
+        assert running.result(30) == (1 if leaves else 2)
+    assert row_of(enrollment).state == (PushState.IDLE if leaves else PushState.DUE)
+    assert row_of(other).attempts == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="one writer at a time")
+def test_a_claim_passes_over_what_somebody_else_is_changing(make_enrollments: MakeEnrollments) -> None:
+    enrollment, other = make_enrollments(2)
+    outbox.request_push([enrollment.pk, other.pk], now=NOW)
+
+    def claim() -> list[int]:
+        try:
+            return [row.pk for row in outbox.claim(NOW, 10).rows]
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        outbox.connected(enrollment.pk, more=True, now=NOW)
+        assert pool.submit(claim).result(30) == [other.pk]
+
+
+def _somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_token_that_came_meanwhile_is_not_killed_but_used(
+    make_enrollments: MakeEnrollments,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
     (enrollment,) = make_enrollments()
     outbox.request_push([enrollment.pk], now=NOW)
     claim = outbox.claim(NOW, 10)
     old = claim.rows[0].push_token
     Enrollment.objects.filter(pk=enrollment.pk).update(push_token=b"new", token_updated_at=NOW)
     dead = settlement(claim.rows[0], state=PushState.IDLE, dead_token=old)
-    assert outbox.settle(claim.owner, [dead], now=NOW) == 1
+    with django_capture_on_commit_callbacks() as callbacks:
+        assert outbox.settle(claim.owner, [dead], now=NOW) == 1
+    assert callbacks == [outbox.wake], "it does not wait for the sweep"
     enrollment.refresh_from_db()
     assert enrollment.token_dead_at is None
     row = row_of(enrollment)
@@ -490,6 +548,17 @@ def test_due_rows_are_found_by_the_partial_index(make_enrollments: MakeEnrollmen
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off")
     assert "push_due" in outbox._due(NOW).order_by("due_at")[:10].explain()
+    if connection.vendor == "postgresql":
+        for sql, topics in (
+            (statements._LEASE, []),
+            (statements._LEASE_OF_TOPIC, [TOPIC]),
+            (statements._LEASE_OF_OTHERS, [json.dumps([TOPIC])]),
+        ):
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN {sql}", [NOW, NOW, *topics, 500, uuid.uuid4(), NOW])
+                plan = "\n".join(line for (line,) in cursor.fetchall())
+            assert "push_due" in plan
+            assert "Seq Scan" not in plan
 
 
 @pytest.mark.parametrize("moment", [datetime(2026, 11, 24, 12, 0, 0, 500000, tzinfo=NOW.tzinfo), NOW])
