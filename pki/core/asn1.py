@@ -132,11 +132,12 @@ def decode_oid(node: Node) -> str:
     """An OBJECT IDENTIFIER in dotted form."""
     if node.tag != OID:
         raise Malformed("not an object identifier")
-    return _dotted(node.contents)
+    return decode_oid_contents(node.contents)
 
 
 @lru_cache(maxsize=512)
-def _dotted(contents: bytes) -> str:
+def decode_oid_contents(contents: bytes) -> str:
+    """What is inside an OBJECT IDENTIFIER, in dotted form."""
     if not contents or contents[-1] & 0x80:
         raise Malformed("object identifier cut off")
     arcs: list[int] = []

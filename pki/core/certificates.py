@@ -158,7 +158,7 @@ class CertificateFields:
 # --- Reading ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def load_certificate(der: bytes) -> x509.Certificate:
     """Parse a certificate in strict DER. Raises :class:`Malformed`.
 
@@ -178,7 +178,7 @@ def public_key_of(certificate: x509.Certificate) -> PublicKeyTypes:
         raise Malformed("the certificate's key cannot be read") from None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def read_identifiers(der: bytes) -> Identifiers:
     """Issuer, serial number, subject and key as bytes of the certificate. Raises :class:`Malformed`."""
     certificate = asn1.Fields(asn1.read(der), "certificate")
@@ -591,8 +591,12 @@ def signing_hash(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
     return hashes.SHA256()
 
 
+@lru_cache(maxsize=256)
 def load_public_key(der: bytes) -> PublicKeyTypes:
-    """Load a SubjectPublicKeyInfo. Raises :class:`Malformed`."""
+    """Load a SubjectPublicKeyInfo. Raises :class:`Malformed`.
+
+    The last ones are remembered: the first use of a key takes longer than those that follow.
+    """
     try:
         return load_der_public_key(der)
     except (ValueError, TypeError, UnsupportedAlgorithm):

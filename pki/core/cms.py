@@ -17,14 +17,23 @@ from typing import NamedTuple
 from cryptography.exceptions import UnsupportedAlgorithm as BackendUnsupported
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
+from cryptography.hazmat.primitives.padding import PKCS7
 
-from pki.core import algorithms, asn1
+from pki.core import algorithms, asn1, usual_cms
 from pki.core.algorithms import PrivateKey
-from pki.core.certificates import load_certificate, public_key_of, read_identifiers, subject_key_identifier
+from pki.core.certificates import (
+    load_certificate,
+    load_public_key,
+    public_key_of,
+    read_identifiers,
+    subject_key_identifier,
+)
 from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
+from pki.core.usual_cms import Signed
 
 __all__ = [
     "Attribute",
@@ -173,6 +182,10 @@ def verify_signed_data(
     ``certificates``: DER of certificates that the signer's may be among, beside those in the message.
     No trust decision is made. Raises :class:`CmsError`.
     """
+    if limits is DEFAULT_LIMITS and not certificates and (usual := usual_cms.signed(data)):
+        verified = _verify_usual(usual, detached_content, allow_sha1, require_attributes)
+        if verified:
+            return verified
     with _as_cms_error():
         scan(data, limits)
         message = decode_signed_data(data, limits=None)
@@ -193,11 +206,44 @@ def verify_signed_data(
             attributes = _decode_attributes(signer.signed_attributes)
             _verify_attributes(attributes, message.content_type, content, digest)
             signed = signer.signed_attributes
-        key = public_key_of(load_certificate(certificate))
+        key = _key_of(certificate)
         algorithms.verify_signature(key, kind, digest, signer.signature, signed)
         return SignedContent(
             content, message.content_type, certificate, message.certificates, attributes, digest
         )
+
+
+def _verify_usual(
+    usual: Signed, detached_content: bytes | None, allow_sha1: bool, require_attributes: bool
+) -> SignedContent | None:
+    """The same for a message that is taken apart already. None where it would be refused for its form.
+
+    Then :func:`verify_signed_data` says why. Raises :class:`CmsError` where the signature is wrong.
+    """
+    content = usual.content if detached_content is None else detached_content
+    if content is None or (detached_content is not None and usual.content is not None):
+        return None
+    if usual.digest == "sha1" and not allow_sha1:
+        return None
+    with _as_cms_error():
+        if usual.to_verify is None or usual.attributes is None:
+            if require_attributes or content[:1] == b"\x31":
+                return None
+        elif not _fits(usual.attributes, DATA, content, usual.digest):
+            return None
+        key = _key_of(usual.signer)
+        to_verify = content if usual.to_verify is None else usual.to_verify
+        algorithms.verify_signature(key, usual.kind, usual.digest, usual.signature, to_verify)
+    return SignedContent(content, DATA, usual.signer, usual.certificates, usual.attributes, usual.digest)
+
+
+def _key_of(certificate: bytes) -> PublicKeyTypes:
+    """The key of a certificate, as the same object for the same key. Raises :class:`Malformed`."""
+    loaded = load_certificate(certificate)
+    try:
+        return load_public_key(read_identifiers(certificate).public_key)
+    except Malformed:
+        return public_key_of(loaded)
 
 
 def decode_signed_data(data: bytes, *, limits: Limits | None = DEFAULT_LIMITS) -> SignedData:
@@ -347,12 +393,22 @@ def _verify_attributes(
     attributes: Mapping[str, tuple[bytes, ...]], content_type: str, content: bytes, digest: str
 ) -> None:
     """contentType and messageDigest: each exactly once, and equal to what the message holds (section 11)."""
-    types, digests = attributes.get(CONTENT_TYPE, ()), attributes.get(MESSAGE_DIGEST, ())
-    if types != (asn1.encode_oid(content_type),):
+    if attributes.get(CONTENT_TYPE, ()) != (asn1.encode_oid(content_type),):
         raise CmsError("the content type attribute does not fit the content")
-    expected = asn1.encode_octets(hashlib.new(digest, content).digest())
-    if len(digests) != 1 or not hmac.compare_digest(digests[0], expected):
+    if not _fits(attributes, content_type, content, digest):
         raise CmsError("the message digest does not fit the content")
+
+
+def _fits(
+    attributes: Mapping[str, tuple[bytes, ...]], content_type: str, content: bytes, digest: str
+) -> bool:
+    types, digests = attributes.get(CONTENT_TYPE, ()), attributes.get(MESSAGE_DIGEST, ())
+    expected = asn1.encode_octets(hashlib.new(digest, content).digest())
+    return (
+        types == (asn1.encode_oid(content_type),)
+        and len(digests) == 1
+        and hmac.compare_digest(digests[0], expected)
+    )
 
 
 def _verify_plain_content(message: SignedData, content: bytes, *, require_attributes: bool) -> None:
@@ -547,13 +603,17 @@ def decrypt(
     the clear part shows to anybody may be told: :class:`UnsupportedAlgorithm`, :class:`CmsError`.
     ``ciphers``: the names that are accepted, where they are fewer than all that can be decrypted.
     """
-    with _as_cms_error():
-        scan(data, limits)
-        recipients, encrypted_content = _decode_enveloped(data)
-        name, iv, encrypted = _decode_encrypted_content(encrypted_content)
-        if ciphers is not None and name not in ciphers:
-            raise UnsupportedAlgorithm(f"content encryption algorithm {name} is not accepted here")
-        encrypted_key = _encrypted_key(recipients, recipient)
+    usual = usual_cms.enveloped(data, recipient) if limits is DEFAULT_LIMITS else None
+    if usual is not None and (ciphers is None or usual.cipher in ciphers):
+        name, iv, encrypted_key, encrypted = usual
+    else:
+        with _as_cms_error():
+            scan(data, limits)
+            recipients, encrypted_content = _decode_enveloped(data)
+            name, iv, encrypted = _decode_encrypted_content(encrypted_content)
+            if ciphers is not None and name not in ciphers:
+                raise UnsupportedAlgorithm(f"content encryption algorithm {name} is not accepted here")
+            encrypted_key = _encrypted_key(recipients, recipient)
     facts = _CIPHERS[name]
     key = _decrypt_key(encrypted_key, private_key, facts, random)
     return Decrypted(_decrypt_content(facts, key, iv, encrypted), name)
@@ -675,11 +735,16 @@ def _decrypt_content(facts: _CipherFacts, key: bytes, iv: bytes, encrypted: byte
         raise DecryptionFailed
     decryptor = Cipher(facts.make(key), CBC(iv)).decryptor()
     content = decryptor.update(encrypted) + decryptor.finalize()
-    pad = content[-1]
-    wrong = int(not 1 <= pad <= block)
-    for distance in range(1, block + 1):
-        inside = int(distance <= pad)
-        wrong |= inside & int(content[-distance] != pad)
-    if wrong:
+    opened = _without_padding(content, block)
+    if opened is None:
         raise DecryptionFailed
-    return content[: len(content) - pad]
+    return opened
+
+
+def _without_padding(content: bytes, block: int) -> bytes | None:
+    """All of the padding is looked at, in constant time."""
+    unpadder = PKCS7(8 * block).unpadder()
+    try:
+        return content[:-block] + unpadder.update(content[-block:]) + unpadder.finalize()
+    except ValueError:
+        return None

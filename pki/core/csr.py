@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID
 
 from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
-from pki.core.certificates import describe_key, signing_hash
+from pki.core.certificates import describe_key, load_public_key, signing_hash
 from pki.core.names import (
     NAME_OIDS,
     Name,
@@ -104,10 +103,7 @@ def _decode(data: bytes, *, allow_sha1: bool) -> SigningRequest:
     kind, digest = algorithms.signature_digest(oid, parameters, None)
     if digest == "sha1" and not allow_sha1:
         raise CsrError("SHA-1 is not allowed here")
-    try:
-        key = load_der_public_key(public_key.encoded)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CsrError("the public key cannot be read") from None
+    key = load_public_key(public_key.encoded)
     algorithms.verify_signature(key, kind, digest, signature, info.encoded)
 
     passwords, extensions = _decode_attributes(attributes)

@@ -8,7 +8,7 @@ and 6.1.6, Boulder's goodkey, CVE-2017-15361.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -21,10 +21,9 @@ MAX_RSA_BITS = 8192
 MIN_RSA_EXPONENT = 5
 MAX_RSA_EXPONENT = 1 << 32
 FERMAT_ROUNDS = 100
-# Squares leave few remainders: these two tests spare 99 of 100 square roots.
-_SQUARES_MOD_64 = frozenset(number * number % 64 for number in range(64))
-_MODULUS = 63 * 65 * 11
-_SQUARES_MOD_MODULUS = frozenset(number * number % _MODULUS for number in range(_MODULUS))
+# Squares leave few remainders: of the 100 numbers one in a hundred keys has one that has to be looked at.
+# In two groups, so that the remainder of a long number is taken twice only, by a short one.
+_REMAINDERS_OF = (64, 63, 65, 11, 17, 19), (23, 29, 31, 37, 41)
 _LIMITS = Limits(size=2200, depth=6, nodes=20)
 
 
@@ -91,15 +90,37 @@ def _verify_rsa(numbers: rsa.RSAPublicNumbers) -> None:
 
 def _has_close_factors(modulus: int) -> bool:
     """Fermat's method: with factors close to each other, a² - n is soon a square."""
-    a = math.isqrt(modulus - 1) + 1
-    square = a * a - modulus
-    for _ in range(FERMAT_ROUNDS):
-        if _may_be_square(square) and math.isqrt(square) ** 2 == square:
+    first = math.isqrt(modulus - 1) + 1
+    rounds = _rounds_that_may_end(modulus, first)
+    while rounds:
+        last = rounds.bit_length() - 1
+        square = (first + last) ** 2 - modulus
+        if math.isqrt(square) ** 2 == square:
             return True
-        square += 2 * a + 1
-        a += 1
+        rounds ^= 1 << last
     return False
 
 
-def _may_be_square(number: int) -> bool:
-    return number & 63 in _SQUARES_MOD_64 and number % _MODULUS in _SQUARES_MOD_MODULUS
+def _rounds_that_may_end(modulus: int, first: int) -> int:
+    """The rounds, as bits, whose a² - n leaves remainders that a square can leave."""
+    rounds = _ALL_ROUNDS
+    for divisors in _REMAINDERS_OF:
+        product = math.prod(divisors)
+        of_modulus, of_first = modulus % product, first % product
+        for divisor in divisors:
+            rounds &= _square_places(divisor, of_modulus % divisor) >> of_first % divisor
+    return rounds
+
+
+_ALL_ROUNDS = (1 << FERMAT_ROUNDS) - 1
+
+
+@cache
+def _square_places(divisor: int, of_modulus: int) -> int:
+    """For which a, as bits from 0 on, a² - n leaves a remainder that a square leaves."""
+    squares = {number * number % divisor for number in range(divisor)}
+    return sum(
+        1 << place
+        for place in range(divisor + FERMAT_ROUNDS)
+        if (place * place - of_modulus) % divisor in squares
+    )

@@ -53,9 +53,10 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912, PLR0915 - one hot loop
+def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:  # noqa: PLR0912, PLR0915 - one hot loop
     """Check that ``data`` is exactly one TLV within ``limits``, of definite or indefinite length.
 
+    Returns how many nodes it is, ends of contents among them.
     Raises :class:`Malformed`: too large, too deep, too many nodes, a length that points outside, a missing or
     stray end-of-contents, high tag numbers (no structure here uses them), bytes after the end.
     """
@@ -74,7 +75,7 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:  # noqa: PLR0912
         # Close what ends here.
         while position == end:
             if not open_ends:
-                return
+                return nodes
             end = open_ends.pop()
             bound = _bound(end, open_ends, size)
             if not open_ends and position != size:

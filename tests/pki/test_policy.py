@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki.core import algorithms, asn1
+from pki.core import algorithms, asn1, policy
 from pki.core.policy import KeyRefused, verify_key
 from tests.pki.conftest import spki
 
@@ -97,6 +97,34 @@ def test_close_factors() -> None:
         second += 2
     assert "too close" in refused(rsa_spki(first * second))
     assert "too close" in refused(rsa_spki(first * first))
+
+
+def by_every_round(modulus: int) -> bool:
+    """Fermat's method without sparing a square root."""
+    first = math.isqrt(modulus - 1) + 1
+    squares = [(first + number) ** 2 - modulus for number in range(policy.FERMAT_ROUNDS)]
+    return any(math.isqrt(square) ** 2 == square for square in squares)
+
+
+@given(st.integers(100, 1 << 40), st.integers(0, 10**6))
+def test_no_round_of_fermats_method_is_missed(half: int, distance: int) -> None:
+    """Numbers with close factors, from the first round to the one behind the last, and their neighbours."""
+    first = 2 * half + 1
+    for modulus in (first * (first + 2 * distance), first * (first + 2 * distance) + 2):
+        assert policy._has_close_factors(modulus) is by_every_round(modulus)
+
+
+@pytest.mark.parametrize("round_number", [0, 1, 50, 98, 99, 100])
+def test_the_last_round_counts_and_the_next_does_not(round_number: int) -> None:
+    """n = a² - b² where a is that many above the root of n."""
+    middle = 1 << 1024
+    distance = next(
+        distance
+        for distance in range(math.isqrt(2 * round_number * middle), 2 * middle, 2)
+        if (middle - math.isqrt(middle**2 - distance**2 - 1) - 1) == round_number
+    )
+    modulus = middle**2 - distance**2
+    assert policy._has_close_factors(modulus) is by_every_round(modulus) is (round_number < 100)
 
 
 def test_roca() -> None:
