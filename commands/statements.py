@@ -49,11 +49,11 @@ CANDIDATE_COLUMNS = """
 The content of what is with the device already is not fetched: mostly it is about to be answered.
 """
 FIRST_OF_QUEUE = f"""
-    SELECT d.id FROM {_DELIVERY} d JOIN {_COMMAND} c ON c.id = d.command_id
+      FROM {_DELIVERY} d JOIN {_COMMAND} c ON c.id = d.command_id
      WHERE d.enrollment_id = e.id AND d.epoch = e.epoch AND {_OUTSTANDING} AND {_TIME_HAS_COME}
      ORDER BY d.id LIMIT 1
-"""  # noqa: S608 - here and below only names of our own tables are put together
-"""The oldest delivery of the enrollment ``e`` that may go out now; one parameter, the time."""
+"""
+"""From where: the oldest delivery of the enrollment ``e`` that may go out now; one parameter, the time."""
 
 _ANY = f"""
     SELECT 1 FROM {_DELIVERY} d JOIN {_COMMAND} c ON c.id = d.command_id
