@@ -80,7 +80,7 @@ def _pki_operation(request: HttpRequest, slug: str | None, query: wire.Query) ->
             return wrong
     remote_addr = client_address(request)
     if wait := throttle.seconds_to_wait(remote_addr, now):
-        return _plain(429, "too many failures", {"Retry-After": str(wait)})
+        return _too_many_failures(wait)
     who = {"remote_addr": remote_addr, "user_agent": request.META.get("HTTP_USER_AGENT", "")}
     try:
         body = _body(request) if request.method == "POST" else wire.decode_get_message(query.message)
@@ -95,10 +95,18 @@ def _pki_operation(request: HttpRequest, slug: str | None, query: wire.Query) ->
         if wrong := _wrong_method(request, stands):
             return wrong
         reply = operations.pki_operation(stands, body, certain=True, now=now, **who)
-    if reply.failed and throttle.count_failure(remote_addr, now):
-        recording.refuse("scep", "too many failures", remote_addr=remote_addr, now=now)
+    if reply.failed:
+        counted = throttle.count_failure(remote_addr, now)
+        if counted is throttle.Counted.BEYOND:
+            return _too_many_failures(throttle.seconds_left(now))
+        if counted is throttle.Counted.REACHED:
+            recording.refuse("scep", "too many failures", remote_addr=remote_addr, now=now)
     headers = {"Retry-After": str(reply.retry_after)} if reply.retry_after else None
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type, headers=headers)
+
+
+def _too_many_failures(wait: int) -> HttpResponse:
+    return _plain(429, "too many failures", {"Retry-After": str(wait)})
 
 
 def _wrong_method(request: HttpRequest, stands: Standing) -> HttpResponse | None:

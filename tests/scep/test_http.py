@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from unittest import mock
 
 import pytest
 import time_machine
@@ -15,9 +16,10 @@ from audit.recording import SERVER
 from pki import issuers, trust
 from pki.core.certificates import encode_pem
 from pki.models import Issuer, Purpose
+from scep import throttle
 from scep.core import capabilities, wire
 from scep.core.attributes import PkiStatus
-from scep.models import Transaction
+from scep.models import ScepService, Transaction
 from tests.scep.asking import ask, enrol, issued
 from tests.scep.conftest import Mint
 from tests.scep.support import NOW, Door, csr, nothing_issued, pkcs_req, rsa_key, signer
@@ -205,6 +207,57 @@ def test_a_guesser_gets_nothing_and_is_slowed_down(door: Door, mint: Mint, ca_ce
             statuses.append(door.post(body).status_code)
     assert statuses == [200] * 120 + [429] * 10
     assert Transaction.objects.count() == 120
+
+
+def another_process() -> None:
+    """As a process that has not seen any failure."""
+    throttle._failed = throttle._Failed(0)
+
+
+def test_the_limit_holds_over_processes(
+    door: Door, mint: Mint, ca_certificate: bytes, settings: Settings
+) -> None:
+    settings.BRAMLEY_SCEP_FAILURES_PER_MINUTE = 3
+    mint()
+    guess = pkcs_req(csr(rsa_key(1), "A" * 32), ca_certificate=ca_certificate).body
+    with nothing_issued(), time_machine.travel(timezone.now(), tick=False):
+        assert [door.post(guess).status_code for _ in range(5)] == [200] * 3 + [429] * 2
+        for _ in range(3):
+            another_process()
+            # It learns of the limit by the failure, which says nothing but that; then it asks at once.
+            learned = door.post(guess)
+            assert (learned.status_code, learned.content) == (429, b"too many failures\n")
+            assert 0 < int(learned.headers["Retry-After"]) <= 60
+            before = Transaction.objects.count()
+            assert [door.post(guess).status_code for _ in range(3)] == [429] * 3
+            assert Transaction.objects.count() == before
+        assert Refusal.objects.get(reason="too many failures").count == 1
+
+
+def test_who_did_not_fail_is_not_asked_about(door: Door, mint: Mint, ca_certificate: bytes) -> None:
+    another_process()
+    sent = pkcs_req(csr(rsa_key(1), mint()[1]), ca_certificate=ca_certificate)
+    with mock.patch("scep.throttle.cache.get", return_value=0) as asked:
+        assert ask(door, sent, ca_certificate).status is PkiStatus.SUCCESS
+        assert asked.call_count == 0
+        with time_machine.travel(timezone.now(), tick=False):
+            assert [door.post(b"nonsense").status_code for _ in range(3)] == [400] * 3
+            assert asked.call_count == 2
+            other = Door(REMOTE_ADDR="192.0.2.7")
+            assert [other.post(b"nonsense").status_code for _ in range(2)] == [400] * 2
+            assert asked.call_count == 3
+
+
+def test_when_too_many_addresses_failed_all_are_asked_about(
+    door: Door, service: ScepService, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.BRAMLEY_SCEP_FAILURES_PER_MINUTE = 1
+    monkeypatch.setattr(throttle, "_MOST_REMEMBERED", 2)
+    with time_machine.travel(timezone.now(), tick=False):
+        another_process()
+        doors = [Door(REMOTE_ADDR=f"192.0.2.{number}") for number in range(1, 6)]
+        assert [one.post(b"nonsense").status_code for one in doors] == [400] * 5
+        assert [one.post(b"nonsense").status_code for one in doors] == [429] * 5
 
 
 @pytest.mark.parametrize(
