@@ -73,18 +73,36 @@ def event_of(
 ) -> AuditEvent:
     """What :func:`record` appends, not yet written: for who writes act and event in one statement."""
     return AuditEvent(
-        at=at or timezone.now(),
-        actor=actor.name[:200],
-        user_id=actor.user_id,
-        action=action,
-        outcome=outcome,
-        target_kind=target._meta.label_lower[:40] if target is not None else "",
-        target_id=str(target.pk)[:64] if target is not None else "",
-        target_label=str(target)[:200] if target is not None else "",
-        reason=reason[:500],
-        remote_addr=actor.remote_addr[:45],
-        details=dict(details or {}),
+        **columns_of(
+            action, actor=actor, target=target, outcome=outcome, reason=reason, details=details, at=at
+        )
     )
+
+
+def columns_of(
+    action: str,
+    *,
+    actor: Actor,
+    target: models.Model | None = None,
+    outcome: Outcome = Outcome.DONE,
+    reason: str = "",
+    details: Mapping[str, Any] | None = None,
+    at: datetime | None = None,
+) -> dict[str, Any]:
+    """The same by column, for a statement written by hand. A target that is not yet written has no id."""
+    return {
+        "at": at or timezone.now(),
+        "actor": actor.name[:200],
+        "user_id": actor.user_id,
+        "action": action,
+        "outcome": outcome,
+        "target_kind": target._meta.label_lower[:40] if target is not None else "",
+        "target_id": str(target.pk)[:64] if target is not None else "",
+        "target_label": str(target)[:200] if target is not None else "",
+        "reason": reason[:500],
+        "remote_addr": actor.remote_addr[:45],
+        "details": dict(details or {}),
+    }
 
 
 def refuse(

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Count
 
 from audit.models import AuditEvent
-from audit.recording import Actor, event_of
+from audit.recording import Actor, columns_of
 from commands.core import catalogue, plist
 from commands.models import OUTSTANDING, Command, CommandDelivery, CommandSource, DeliveryState
 from database import rows
@@ -232,7 +232,12 @@ def _verify_times(now: datetime, not_before: datetime | None, expires_at: dateti
 
 def enqueued_event(command: Command, actor: Actor, *, queued: int, skipped: int) -> AuditEvent:
     """What the record says of a command that was queued; not yet written."""
-    return event_of(
+    return AuditEvent(**enqueued_columns(command, actor, queued=queued, skipped=skipped))
+
+
+def enqueued_columns(command: Command, actor: Actor, *, queued: int, skipped: int) -> dict[str, Any]:
+    """The same by column."""
+    return columns_of(
         "command.enqueued",
         actor=actor,
         target=command,

@@ -202,7 +202,7 @@ def _quarantine(
     )
     enrollment = _create(device, certificate, message, EnrollmentState.QUARANTINED, now)
     enrollment.state_reason = f"the device is enrolled already; this request says: {said or '—'}"[:300]
-    enrollment.said = _facts(message)
+    enrollment.said = facts(message)
     enrollment.save(update_fields=["state_reason", "said"])
     _leave_receipt(enrollment, body_digest, now)
     _record(enrollment, "enrollment.quarantined", details={"certificate": certificate.serial_number})
@@ -264,7 +264,7 @@ def _start_over(enrollment: Enrollment) -> Enrollment:
 
 def _device(message: Authenticate) -> tuple[Device, bool]:
     """The device row, locked; and whether it is a new one, for a UDID never seen."""
-    device = Device(udid=message.udid, user_enrollment=message.user_enrollment, **_facts(message))
+    device = Device(udid=message.udid, user_enrollment=message.user_enrollment, **facts(message))
     is_new = rows.insert_unless_there(device, unique="udid")
     if not is_new:
         device = Device.objects.select_for_update(no_key=True).get(udid=message.udid)
@@ -292,7 +292,7 @@ def _create(
 
 def _update_device(device: Device, message: Authenticate) -> None:
     """Take over what the message says; what it leaves out stays."""
-    said = _facts(message)
+    said = facts(message)
     changed = [field for field, value in said.items() if value and getattr(device, field) != value]
     for field in changed:
         setattr(device, field, said[field])
@@ -300,8 +300,8 @@ def _update_device(device: Device, message: Authenticate) -> None:
         device.save(update_fields=changed)
 
 
-def _facts(message: Authenticate) -> dict[str, str]:
-    """The columns of a device that the message fills."""
+def facts(message: Authenticate) -> dict[str, str]:
+    """The columns of a device that the message fills, beside who it is."""
     return {
         "serial_number": message.serial_number,
         "name": message.name,

@@ -45,11 +45,18 @@ _PURPOSE = "enrollment.code"
 _OVER = (SessionState.FAILED, SessionState.EXPIRED)
 _HERE = (SessionState.AUTHENTICATED, SessionState.COMPLETED)
 _BLOCKED = f"SELECT 1 FROM {BlockedDevice._meta.db_table} WHERE normal IN (%s, %s)"  # noqa: S608 - our own names
-_JOINS_GROUPS = f"""
+NOT_BLOCKED = f"""
+    NOT EXISTS (SELECT FROM {BlockedDevice._meta.db_table}
+                 WHERE normal IN (%(names_0)s::varchar, %(names_1)s::varchar))
+"""
+"""For a larger statement: neither of the names of a device, :func:`names_of`, is blocked."""
+_GROUPS_TO_JOIN = f"""
     SELECT 1 FROM {EnrollmentSession._meta.db_table} s
       JOIN {EnrollmentProfile.groups.through._meta.db_table} g ON g.enrollmentprofile_id = s.profile_id
-     WHERE s.uuid = %s
-"""  # noqa: S608
+     WHERE s.uuid = """  # noqa: S608
+_JOINS_GROUPS = _GROUPS_TO_JOIN + "%s"
+NO_GROUPS_TO_JOIN = f"NOT EXISTS ({_GROUPS_TO_JOIN} %(binding)s)"
+"""For a larger statement: a device that enrolled by the session ``binding`` is put into no group."""
 
 
 class AccessRefused(Exception):
@@ -279,8 +286,8 @@ def verify_device(profile: EnrollmentProfile | None, *, udid: str, serial_number
 
     ``profile`` is None for a device that comes by none of ours. Raises :class:`DeviceRefused`.
     """
-    names = [normal for normal in (normal_identifier(udid), normal_identifier(serial_number)) if normal]
-    if prepared.row(_BLOCKED, (names * 2)[:2] or ["", ""]) is not None:
+    names = names_of(udid, serial_number)
+    if prepared.row(_BLOCKED, names) is not None:
         blocked = BlockedDevice.objects.filter(normal__in=names)[0]
         raise DeviceRefused("device is blocked", blocked.reason or blocked.identifier)
     if profile is None or not profile.only_listed:
@@ -288,6 +295,12 @@ def verify_device(profile: EnrollmentProfile | None, *, udid: str, serial_number
     serial = normal_identifier(serial_number)
     if not serial or not ListedDevice.objects.filter(profile=profile, serial_number=serial).exists():
         raise DeviceRefused("device is not listed", serial_number or "it says no serial number")
+
+
+def names_of(udid: str, serial_number: str) -> list[str]:
+    """Two names in normal form, by which a device may be blocked; the same twice where it has only one."""
+    names = [normal for normal in (normal_identifier(udid), normal_identifier(serial_number)) if normal]
+    return (names * 2)[:2] or ["", ""]
 
 
 def listed(profile: EnrollmentProfile) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -19,7 +21,19 @@ from pki.models import Certificate, Purpose
 from scep import challenges
 from scep.models import Challenge, Transaction, TransactionStatus
 
-__all__ = ["Expectation", "SessionRefused", "authenticated", "completed", "expectations", "expire", "stop"]
+__all__ = [
+    "Expectation",
+    "SessionRefused",
+    "authenticated",
+    "authenticated_sql",
+    "completed",
+    "completed_sql",
+    "expectations",
+    "expected_by",
+    "expire",
+    "read_session",
+    "stop",
+]
 
 # A device asks for its certificate at the end of the session's time: it still has to check in.
 TIME_TO_CHECK_IN = timedelta(hours=1)
@@ -35,22 +49,54 @@ def _in_states_before(event: Event, after: State, *, but: State | None = None) -
 
 
 # For every enrolment: put together once.
-_TABLE = EnrollmentSession._meta.db_table
+_TABLE, _PROFILE = EnrollmentSession._meta.db_table, EnrollmentProfile._meta.db_table
+_MAY_AUTHENTICATE = _in_states_before(Event.AUTHENTICATED, State.AUTHENTICATED)
+_MAY_COMPLETE = _in_states_before(Event.TOKEN_UPDATED, State.COMPLETED, but=State.COMPLETED)
+
+SESSION_COLUMNS = """
+    s.id, s.flow, s.state, s.reason, s.expected_udid, s.expected_serial_number,
+    s.pre_approved, s.udid, s.serial_number, p.id, p.only_listed
+"""
+"""What :func:`read_session` reads, of a session ``s`` and its profile ``p``."""
 _FIND = f"""
-    SELECT s.id, s.flow, s.state, s.reason, s.expected_udid, s.expected_serial_number,
-           s.pre_approved, s.udid, s.serial_number, p.id, p.only_listed
-      FROM {_TABLE} s JOIN {EnrollmentProfile._meta.db_table} p ON p.id = s.profile_id
-     WHERE s.uuid = %s
+    SELECT {SESSION_COLUMNS} FROM {_TABLE} s JOIN {_PROFILE} p ON p.id = s.profile_id WHERE s.uuid = %s
 """  # noqa: S608 - here and below only names and states of our own are put together
 _AUTHENTICATED = f"""
     UPDATE {_TABLE} SET state = 'AUTHENTICATED', udid = %s, serial_number = %s, answer_sealed = NULL,
            updated_at = %s
-     WHERE uuid = %s AND ({_in_states_before(Event.AUTHENTICATED, State.AUTHENTICATED)})
+     WHERE uuid = %s AND ({_MAY_AUTHENTICATE})
 """  # noqa: S608
 _COMPLETED = f"""
-    UPDATE {_TABLE} SET state = 'COMPLETED', updated_at = %s
-     WHERE uuid = %s AND ({_in_states_before(Event.TOKEN_UPDATED, State.COMPLETED, but=State.COMPLETED)})
+    UPDATE {_TABLE} SET state = 'COMPLETED', updated_at = %s WHERE uuid = %s AND ({_MAY_COMPLETE})
 """  # noqa: S608
+
+# For larger statements, with named parameters.
+OF_BINDING = f"""
+    LEFT JOIN {_TABLE} s ON s.uuid = f.binding LEFT JOIN {_PROFILE} p ON p.id = s.profile_id
+"""
+"""The session and its profile, for which a certificate ``f`` was issued."""
+AS_READ = f"""
+    (SELECT state FROM {_TABLE} WHERE uuid = %(binding)s) IS NOT DISTINCT FROM %(session_state)s::varchar
+"""  # noqa: S608
+"""The session has the state that it was read with; None where there was none."""
+
+
+def authenticated_sql(origin: str) -> str:
+    """What :func:`authenticated` does, where ``origin`` gives a row."""
+    return f"""
+        UPDATE {_TABLE} SET state = 'AUTHENTICATED', udid = %(session_udid)s,
+               serial_number = %(session_serial_number)s, answer_sealed = NULL,
+               updated_at = %(now)s::timestamptz
+          FROM {origin} WHERE uuid = %(binding)s AND ({_MAY_AUTHENTICATE})
+    """  # noqa: S608
+
+
+def completed_sql(origin: str) -> str:
+    """What :func:`completed` does, where ``origin`` gives a row."""
+    return f"""
+        UPDATE {_TABLE} SET state = 'COMPLETED', updated_at = %(now)s::timestamptz
+          FROM {origin} WHERE uuid = %(binding)s AND ({_MAY_COMPLETE})
+    """  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -73,6 +119,11 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
     """
     session = _session(binding) if binding else None
     access.verify_device(session.profile if session else None, udid=udid, serial_number=serial_number)
+    return expected_by(session, udid, serial_number)
+
+
+def expected_by(session: EnrollmentSession | None, udid: str, serial_number: str) -> Expectation:
+    """What the session says of this device, by itself. Raises :class:`SessionRefused`."""
     if session is None:
         return Expectation(None, may_replace=False)
     verify_device(
@@ -93,8 +144,11 @@ def expectations(binding: UUID | None, udid: str, serial_number: str) -> Expecta
 def _session(binding: UUID) -> EnrollmentSession | None:
     """The session, with what is asked of it here and of its profile."""
     row = prepared.row(_FIND, [prepared.key(binding)])
-    if row is None:
-        return None
+    return None if row is None else read_session(row)
+
+
+def read_session(row: Sequence[Any]) -> EnrollmentSession:
+    """From the values of :data:`SESSION_COLUMNS`."""
     # from_db takes the values in the order of the model's fields.
     session = EnrollmentSession.from_db(
         DEFAULT_DB_ALIAS,

@@ -8,14 +8,14 @@ from typing import Any
 
 from django.db import transaction
 
-from audit.models import Outcome as AuditOutcome
-from audit.recording import SERVER, record
+from audit.models import AuditEvent
 from commands import queue
 from commands.core import plist
+from database import rows
 from devices import escrow, registry
 from devices.models import Enrollment, EnrollmentState, SecretKind
 from enrollment import access, completion
-from mdm import questions
+from mdm import newcomers, questions
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import adopt_renewed, device_enrollment, owner_of, verify_open
@@ -35,14 +35,24 @@ def check_in(presented: Presented, message: Mapping[str, Any], digest: bytes, no
     except messages.CheckinError as error:
         raise Rejected("bad check-in message", detail=error.reason) from error
     try:
-        # A certificate that is new here comes in the transaction that took it up.
-        with transaction.atomic(savepoint=presented.identity is not None):
-            reply = _answer(presented, decoded, digest, now)
+        reply = _short_way(presented, decoded, digest, now)
+        if reply is None:
+            # A certificate that is new here comes in the transaction that took it up.
+            with transaction.atomic(savepoint=presented.identity is not None):
+                reply = _answer(presented, decoded, digest, now)
     except registry.Refused as error:
         raise Rejected(error.reason, target=presented.enrollment) from error
     if presented.enrollment is not None:
         registry.seen(presented.enrollment.pk, presented.enrollment.last_seen_at, now)
     return reply
+
+
+def _short_way(presented: Presented, message: messages.Message, digest: bytes, now: datetime) -> Reply | None:
+    """The first TokenUpdate of a device, in one statement; None for all else, and nothing is changed."""
+    if not isinstance(message, messages.TokenUpdate) or presented.identity is None:
+        return None
+    verify_open(device_enrollment(presented, message.channel))
+    return newcomers.first_token_update(presented, message, digest, now)
 
 
 def _answer(presented: Presented, message: messages.Message, digest: bytes, now: datetime) -> Reply:
@@ -94,7 +104,7 @@ def _authenticate(
     except access.DeviceRefused as error:
         raise Rejected(error.reason, detail=error.detail) from error
     outcome = registry.authenticate(
-        certificate, _facts(message), may_replace=may_replace, body_digest=digest, now=now
+        certificate, newcomers.said_by(message), may_replace=may_replace, body_digest=digest, now=now
     )
     if outcome.kind in (registry.Kind.NEW, registry.Kind.QUARANTINED):
         completion.authenticated(certificate.binding, udid, message.serial_number, now)
@@ -109,22 +119,6 @@ def drop_work(enrollments: Iterable[Enrollment], reason: str, now: datetime) -> 
     for enrollment in enrollments:
         queue.cancel_outstanding(enrollment, reason, now)
         outbox.connected(enrollment.pk, more=False, now=now)
-
-
-def _facts(message: messages.Authenticate) -> registry.Authenticate:
-    return registry.Authenticate(
-        udid=message.channel.udid,
-        user_enrollment=message.channel.user_enrollment,
-        serial_number=message.serial_number,
-        name=message.name,
-        product_name=message.product_name,
-        model_name=message.model_name,
-        os_version=message.os_version,
-        build_version=message.build_version,
-        imei=message.imei,
-        meid=message.meid,
-        topic=message.topic,
-    )
 
 
 def _token_update(presented: Presented, message: messages.TokenUpdate, digest: bytes, now: datetime) -> Reply:
@@ -169,14 +163,7 @@ def welcome(enrollment: Enrollment, now: datetime) -> None:
     if completion.completed(enrollment.binding, now):
         access.join_groups(enrollment)
     if not push_statements.can_wake(enrollment.topic):
-        record(
-            "enrollment.cannot_be_woken",
-            actor=SERVER,
-            target=enrollment,
-            outcome=AuditOutcome.FAILED,
-            reason="no active push certificate has the topic that the device subscribed to",
-            details={"topic": enrollment.topic},
-        )
+        rows.insert(AuditEvent(**newcomers.cannot_be_woken(enrollment, enrollment.topic)))
     questions.ask_at_first(enrollment, now)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -22,6 +23,7 @@ from mdm.connect import MAX_CONNECT, connect
 from mdm.core.checkin import MAX_CHECKIN
 from mdm.core.farewell import Farewell
 from mdm.departure import last_word
+from mdm.newcomers import first_contact
 
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
 HandleExpired = Callable[[Expired, Mapping[str, Any], bytes, datetime], Reply]
@@ -75,6 +77,8 @@ def _serve(
                 return _say(farewell)
             if presented is not None:
                 reply = handle(presented, _parse(body, limit), body, now)
+            elif (begun := first_contact(certificate, partial(_parse, body, limit), body, now)) is not None:
+                reply = begun
             else:
                 with transaction.atomic():
                     reply = handle(unpinned(certificate, now), _parse(body, limit), body, now)

@@ -170,6 +170,26 @@ def forget_anchors() -> None:
 
 def _identify_foreign(der: bytes, purpose: Purpose, now: datetime) -> Certificate:
     """Accept the certificate of another CA that is trusted for the purpose, and put it on record."""
+    examined = examine(der, purpose=purpose, now=now)
+    certificate, _created = Certificate.objects.select_related("issuer_key__issuer").get_or_create(
+        sha256=examined.sha256,
+        defaults={"issuer_key": examined.issuer_key, **{name: getattr(examined, name) for name in RECORDED}},
+    )
+    return verify_record(certificate, purpose=purpose, now=now)
+
+
+RECORDED = (
+    *("serial_number", "purpose", "foreign", "subject", "subject_alternative_name", "der"),
+    *("public_key_sha256", "not_before", "not_after"),
+)
+"""What a record says of a certificate that another CA issued, beside its fingerprint and its issuer's key."""
+
+
+def examine(der: bytes, *, purpose: Purpose, now: datetime) -> Certificate:
+    """The record that a certificate of another CA gets, not yet written: it may be used for ``purpose`` now.
+
+    It is not on record, as far as the caller knows. Raises :class:`Untrusted` as :func:`identify`.
+    """
     try:
         scan(der)
         anchor = _find_anchor(der, purpose, now)
@@ -177,22 +197,19 @@ def _identify_foreign(der: bytes, purpose: Purpose, now: datetime) -> Certificat
     except Malformed:
         raise Untrusted("unknown certificate") from None
     _verify_foreign(facts, purpose, now)
-    certificate, _created = Certificate.objects.select_related("issuer_key__issuer").get_or_create(
+    return Certificate(
+        issuer_key=anchor.issuer_key,
+        serial_number=facts.serial_number,
+        purpose=purpose,
+        foreign=True,
+        subject=facts.subject[:500],
+        subject_alternative_name=facts.subject_alternative_name[:500],
+        der=der,
         sha256=facts.sha256,
-        defaults={
-            "issuer_key": anchor.issuer_key,
-            "serial_number": facts.serial_number,
-            "purpose": purpose,
-            "foreign": True,
-            "subject": facts.subject[:500],
-            "subject_alternative_name": facts.subject_alternative_name[:500],
-            "der": der,
-            "public_key_sha256": facts.public_key_sha256,
-            "not_before": facts.not_before,
-            "not_after": facts.not_after,
-        },
+        public_key_sha256=facts.public_key_sha256,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
     )
-    return verify_record(certificate, purpose=purpose, now=now)
 
 
 def _find_anchor(der: bytes, purpose: Purpose, now: datetime) -> _Anchor:

@@ -7,8 +7,12 @@ from django.db import connection
 
 from database.statements import of_connection
 from devices.models import Device as DeviceRow
+from enrollment.models import EnrollmentProfile
+from enrollment.setup import ensure_default_profile
+from pki.models import Issuer
 from tests.mdm.support import enrollment_of
 from tests.mdm.test_connect import enqueue
+from tests.mdm.test_newcomers import foreign_device, of_a_session, unbound
 from tests.support.devices import Device, command_uuid
 
 pytestmark = [
@@ -27,6 +31,7 @@ FULL = (
     "commands_commanddelivery",
     "push_pushrequest",
     "audit_auditevent",
+    "enrollment_enrollmentsession",
 )
 """Tables that grow with devices and time. Rows are copied from those of one device, under other keys."""
 COPIED = {
@@ -50,6 +55,7 @@ COPIED = {
     "commands_command": {"uuid": "gen_random_uuid()"},
     "push_pushrequest": {"enrollment_id": "(SELECT max(id) + 1 - n FROM devices_enrollment)"},
     "audit_auditevent": {},
+    "enrollment_enrollmentsession": {"uuid": "gen_random_uuid()"},
 }
 
 
@@ -57,6 +63,7 @@ COPIED = {
 def full(enrolled_a: Device) -> Device:
     """A, which has finished 10,000 commands, among 10,000 others."""
     enqueue(enrolled_a)
+    of_a_session(ensure_default_profile(Issuer.objects.get()))
     with connection.cursor() as cursor:
         for table, changed in COPIED.items():
             cursor.execute(
@@ -113,6 +120,10 @@ def test_no_statement_reads_a_table_from_end_to_end(
     while (answer := full.idle()).body:
         full.answer(command_uuid(answer))
     b.enrol(push_token=b"\x02" * 32, push_magic="magic-b")
+    for newcomer in (of_a_session(EnrollmentProfile.objects.get()), foreign_device(), unbound("D")):
+        newcomer.enrol()
+    b.check_in(b.authenticate_message(OSVersion="16"))  # the long way
+    b.check_in(b.token_update_message(UnlockToken=b"unlock"))
     enqueue(full)
     full.answer(command_uuid(full.idle()), "NotNow")
     full.answer(command_uuid(full.idle()), ProfileList=[])

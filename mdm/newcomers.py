@@ -1,0 +1,310 @@
+"""A device enrols, on PostgreSQL: Authenticate and the first TokenUpdate in one statement each.
+
+What decides is read before (by which certificate, of which session), or compared in the statement itself
+(whether the device is known, blocked, or was quicker). The statement writes everything, or nothing: whatever
+is unusual changes nothing here and goes the long way of :mod:`mdm.checkin`, where it is accepted or refused.
+Two that meet in one row end as an ``IntegrityError`` of the later one, which then goes that way too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from audit import statements as audit
+from audit.models import Outcome
+from audit.recording import SERVER, Actor, columns_of
+from commands import first_commands
+from commands.models import CommandSource
+from database import prepared, templates
+from devices import registry
+from devices import statements as devices
+from devices.models import Enrollment, EnrollmentState
+from enrollment import access, completion
+from enrollment.models import EnrollmentSession
+from mdm.answers import Rejected, Reply
+from mdm.authentication import Presented
+from mdm.core import checkin as messages
+from mdm.questions import QUESTIONS, STALE
+from mdm.statements import CERTIFICATE_COLUMNS, CERTIFICATE_ORIGIN, read_certificate
+from pki import trust
+from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey, Purpose
+from push import outbox
+from push.models import PushCertificate, PushRequest, PushState
+
+_CERTIFICATE, _KEY, _ISSUER = Certificate._meta.db_table, IssuerKey._meta.db_table, Issuer._meta.db_table
+_PUSH, _PUSH_CERTIFICATE = PushRequest._meta.db_table, PushCertificate._meta.db_table
+_FIND = f"""
+    SELECT {CERTIFICATE_COLUMNS}, {completion.SESSION_COLUMNS}
+      {CERTIFICATE_ORIGIN} {completion.OF_BINDING} WHERE f.sha256 = %s
+"""
+_WIDTH = 14
+"""Columns of the certificate."""
+
+
+# --- Authenticate ----------------------------------------------------------------------------------------
+
+
+def first_contact(
+    der: bytes, parse: Callable[[], Mapping[str, Any]], body: bytes, now: datetime
+) -> Reply | None:
+    """Answer the Authenticate of a device never seen, with a certificate (DER) that is pinned to nothing.
+
+    ``parse`` reads the body, once the certificate is known to be good. None, with nothing changed, for all
+    other messages and whatever is unusual. Raises :class:`Rejected` for a certificate that is not accepted.
+    """
+    if not prepared.on_postgresql() or len(body) > messages.MAX_CHECKIN:
+        return None
+    certificate, session = _presented(der, now)
+    message = parse()
+    if message.get("MessageType") != "Authenticate" or certificate.renewed_from_id is not None:
+        return None
+    try:
+        said = messages.decode_checkin(message)
+        expected = completion.expected_by(session, said.channel.udid, getattr(said, "serial_number", ""))
+    except (messages.CheckinError, completion.SessionRefused):
+        return None
+    if not isinstance(said, messages.Authenticate) or expected.may_replace:
+        return None
+    if session is not None and session.profile.only_listed:
+        return None
+    return _begin(certificate, session, said, hashlib.sha256(body).digest(), now)
+
+
+def _presented(der: bytes, now: datetime) -> tuple[Certificate, EnrollmentSession | None]:
+    """The record of a certificate that is good now, and its session; not yet written where it is foreign."""
+    fingerprint = hashlib.sha256(der).hexdigest()
+    row = prepared.row(_FIND, [fingerprint])
+    try:
+        if row is None:
+            return trust.examine(der, purpose=Purpose.MDM_IDENTITY, now=now), None
+        certificate = read_certificate(row[:_WIDTH], fingerprint)
+        trust.verify_record(certificate, purpose=Purpose.MDM_IDENTITY, now=now)
+    except trust.Untrusted as error:
+        raise Rejected(f"certificate {error.reason}", detail=f"SHA-256 {fingerprint}") from error
+    return certificate, completion.read_session(row[_WIDTH:]) if row[_WIDTH] is not None else None
+
+
+def _begin(
+    certificate: Certificate,
+    session: EnrollmentSession | None,
+    message: messages.Authenticate,
+    digest: bytes,
+    now: datetime,
+) -> Reply | None:
+    said = said_by(message)
+    udid, serial_number = said.udid, said.serial_number
+    names = access.names_of(udid, serial_number)
+    facts = {"udid": udid, "user_enrollment": said.user_enrollment, **registry.facts(said)}
+    is_fresh = certificate.pk is None
+    values = {
+        "now": prepared.instant(now),
+        **devices.arrival_parameters(facts, digest),
+        "topic": said.topic,
+        "sha256": certificate.sha256,
+        "names_0": names[0],
+        "names_1": names[1],
+        "issuer_key": certificate.issuer_key_id,
+        "key_state": certificate.issuer_key.state,
+        "issuer_state": certificate.issuer_key.issuer.state,
+        **(_recorded(certificate) if is_fresh else {"certificate": certificate.pk}),
+        "binding": certificate.binding,
+        "session_state": session.state if session is not None else None,
+        "session_udid": udid[:64],
+        "session_serial_number": serial_number[:64],
+        **_said_of(
+            said.name or serial_number or udid,
+            udid,
+            serial_number,
+            "enrollment.authenticated",
+            certificate=certificate.serial_number,
+        ),
+    }
+    begun = _run(_authenticate(bound=certificate.binding is not None, fresh=is_fresh), values)
+    return Reply() if begun else None
+
+
+def _recorded(certificate: Certificate) -> dict[str, Any]:
+    """What is written of a certificate of another CA."""
+    return {f"certificate_{name}": getattr(certificate, name) for name in trust.RECORDED}
+
+
+@cache
+def _authenticate(*, bound: bool, fresh: bool) -> templates.Statement:
+    """``bound``: the certificate was issued for a session. ``fresh``: another CA's, and not on record."""
+    source = "recorded" if fresh else "fit"
+    conditions = [access.NOT_BLOCKED, devices.UNKNOWN_DEVICE]
+    if bound:
+        conditions += [devices.NOTHING_BOUND, completion.AS_READ]
+    event = audit.Event("told", "pinned.enrollment_id", "pinned")
+    parts = [
+        _fit_to_be_recorded(conditions) if fresh else _fit(conditions),
+        devices.arrival(source, bound=bound, recorded=not fresh),
+        f"told AS ({audit.insertion(event)})",
+    ]
+    if bound:
+        parts.append(f"taken AS ({completion.authenticated_sql('pinned')})")
+    return templates.Statement(f"WITH {', '.join(parts)} SELECT enrollment_id FROM pinned")  # noqa: S608
+
+
+_AS_TRUSTED = """
+    k.id = %(issuer_key)s AND k.state = %(key_state)s AND i.state = %(issuer_state)s
+"""
+
+
+def _fit(conditions: list[str]) -> str:
+    """The certificate on record, where everything is as it was read."""
+    return f"""
+        fit AS (
+            SELECT c.id FROM {_CERTIFICATE} c
+              JOIN {_KEY} k ON k.id = c.issuer_key_id JOIN {_ISSUER} i ON i.id = k.issuer_id
+             WHERE c.id = %(certificate)s AND c.status = '{CertificateStatus.ISSUED}' AND {_AS_TRUSTED}
+               AND {" AND ".join([devices.not_pinned("c.id"), *conditions])})
+    """  # noqa: S608
+
+
+def _fit_to_be_recorded(conditions: list[str]) -> str:
+    """The certificate of another CA, put on record."""
+    columns = {
+        **templates.places(Certificate, "certificate", *trust.RECORDED),
+        "issuer_key_id": "fit.issuer_key_id",
+        "sha256": "%(sha256)s::varchar",
+        "first_used_at": "%(now)s::timestamptz",
+        "created_at": "%(now)s::timestamptz",
+    }
+    return f"""
+        fit AS (
+            SELECT k.id AS issuer_key_id FROM {_KEY} k JOIN {_ISSUER} i ON i.id = k.issuer_id
+             WHERE {_AS_TRUSTED} AND NOT EXISTS (SELECT FROM {_CERTIFICATE} WHERE sha256 = %(sha256)s)
+               AND {" AND ".join(conditions)}),
+        recorded AS ({templates.insertion(Certificate, columns)} FROM fit RETURNING id)
+    """  # noqa: S608
+
+
+# --- the first TokenUpdate -------------------------------------------------------------------------------
+
+
+def first_token_update(
+    presented: Presented, message: messages.TokenUpdate, digest: bytes, now: datetime
+) -> Reply | None:
+    """Complete the enrolment of a device that has authenticated, and ask it the first questions.
+
+    The caller has verified that the message is of the presented device. None, with nothing changed, for
+    whatever is unusual.
+    """
+    enrollment = presented.enrollment
+    if (
+        not prepared.on_postgresql()
+        or enrollment is None
+        or enrollment.state != EnrollmentState.AUTHENTICATED
+    ):
+        return None
+    if message.channel.is_user or message.unlock_token or presented.push_state:
+        return None
+    device = enrollment.device
+    values = {
+        "now": prepared.instant(now),
+        "enrollment": enrollment.pk,
+        "epoch": enrollment.epoch,
+        "binding": enrollment.binding,
+        "topic": message.topic,
+        "push_token": message.push_token,
+        "push_magic": message.push_magic,
+        "awaiting": message.awaiting_configuration,
+        "digest": digest,
+        **_said_of(str(enrollment), device.udid, device.serial_number, "enrollment.enrolled"),
+        **audit.parameters("asleep", cannot_be_woken(enrollment, message.topic)),
+        **first_commands.parameters(
+            QUESTIONS, source=CommandSource.SERVER, actor=SERVER, now=now, expires_at=now + STALE
+        ),
+    }
+    if not _run(_enrol(bound=enrollment.binding is not None), values):
+        return None
+    transaction.on_commit(outbox.wake, robust=True)
+    return Reply()
+
+
+@cache
+def _enrol(*, bound: bool) -> templates.Statement:
+    """``bound``: the enrollment came from a session."""
+    conditions = [
+        f"NOT EXISTS (SELECT FROM {_PUSH} WHERE enrollment_id = %(enrollment)s)",
+        *([access.NO_GROUPS_TO_JOIN] if bound else []),
+    ]
+    push = {
+        "enrollment_id": "enrolled.id",
+        "state": f"'{PushState.DUE}'",
+        "due_at": "%(now)s::timestamptz",
+        "requested_at": "%(now)s::timestamptz",
+    }
+    unless_it_can_be_woken = f"""
+        enrolled WHERE NOT EXISTS (
+            SELECT FROM {_PUSH_CERTIFICATE} WHERE topic = %(topic)s AND state = 'ACTIVE')
+    """
+    events = [
+        audit.Event("told", "enrolled.id", "enrolled"),
+        audit.Event("asleep", "enrolled.id", unless_it_can_be_woken),
+        *first_commands.events(len(QUESTIONS)),
+    ]
+    parts = [
+        devices.enrolment(conditions),
+        *([f"completed AS ({completion.completed_sql('enrolled')})"] if bound else []),
+        first_commands.parts(len(QUESTIONS)),
+        f"pushed AS ({templates.insertion(PushRequest, push)} FROM enrolled)",
+        f"told AS ({audit.insertion(*events)})",
+    ]
+    return templates.Statement(f"WITH {', '.join(parts)} SELECT id FROM enrolled")  # noqa: S608
+
+
+# --- both ------------------------------------------------------------------------------------------------
+
+
+def said_by(message: messages.Authenticate) -> registry.Authenticate:
+    """What the registry takes of an Authenticate."""
+    return registry.Authenticate(
+        udid=message.channel.udid,
+        user_enrollment=message.channel.user_enrollment,
+        serial_number=message.serial_number,
+        name=message.name,
+        product_name=message.product_name,
+        model_name=message.model_name,
+        os_version=message.os_version,
+        build_version=message.build_version,
+        imei=message.imei,
+        meid=message.meid,
+        topic=message.topic,
+    )
+
+
+def cannot_be_woken(enrollment: Enrollment, topic: str) -> dict[str, Any]:
+    """What the record says where no push certificate in use has the topic; by column."""
+    return columns_of(
+        "enrollment.cannot_be_woken",
+        actor=SERVER,
+        target=enrollment,
+        outcome=Outcome.FAILED,
+        reason="no active push certificate has the topic that the device subscribed to",
+        details={"topic": topic},
+    )
+
+
+def _said_of(enrollment: str, udid: str, serial_number: str, action: str, **details: str) -> dict[str, Any]:
+    """The event ``told``, as :mod:`devices.registry` records it. ``enrollment``: what it is called."""
+    actor = Actor(name=f"device {serial_number or udid}")
+    columns = columns_of(action, actor=actor, details={"udid": udid, **details})
+    columns |= {"target_kind": Enrollment._meta.label_lower, "target_label": enrollment[:200]}
+    return audit.parameters("told", columns)
+
+
+def _run(statement: templates.Statement, values: Mapping[str, Any]) -> bool:
+    """Whether it wrote. Not where another request was quicker: what came of that, the long way sees."""
+    try:
+        with templates.alone():
+            return statement.row(values) is not None
+    except IntegrityError:
+        return False
