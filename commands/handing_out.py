@@ -31,7 +31,7 @@ from commands.core.envelope import encode_envelope
 from commands.core.report import Report, Status
 from commands.enqueueing import MAX_PAYLOAD, payload_context
 from commands.models import Command, CommandDelivery, CommandResult
-from commands.statements import Candidate
+from commands.statements import CLEAR_PASSCODE, Answer, Answered, Candidate, Part
 from database import prepared
 from devices import escrow
 from devices.models import Enrollment, SecretKind
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 COMPRESSION = 3
 MAX_REPORT = 16 * 1024 * 1024
-CLEAR_PASSCODE = "ClearPasscode"
 
 _EVENTS = {
     Status.ACKNOWLEDGED: Event.ACKNOWLEDGED,
@@ -115,7 +114,8 @@ def record_report(
             return Recorded(delivery)
         if statements.move(delivery, new, now):
             if new is not State.NOT_NOW:
-                _store_result(delivery, report, body, now)
+                text = plist.write(report.raw) if body is None else body
+                statements.insert_result(delivery.pk, _answer(report, new, text), now)
             return Recorded(delivery, changed=True)
     _record_orphan(enrollment, report, now)
     return Recorded(None, orphan=True)
@@ -164,12 +164,13 @@ class Taken:
     """An answer that was recorded by the short way.
 
     ``handed``: what goes out with it. ``look_again``: something follows for which :func:`next_command` is
-    needed; the push of the device is already put off.
+    needed; the push of the device is already put off. ``delivery``: what was answered, where the caller did
+    not know it.
     """
 
-    delivery: CommandDelivery
     handed: Handed | None
     look_again: bool = False
+    delivery: CommandDelivery | None = None
 
 
 def hand_out(enrollment: Enrollment, first: Candidate, now: datetime) -> Handed | None:
@@ -194,41 +195,67 @@ def hand_out(enrollment: Enrollment, first: Candidate, now: datetime) -> Handed 
     return Handed(first.command_uuid, first.request_type, first.delivery_id, body)
 
 
+def take_first_answer(
+    enrollment: Enrollment,
+    report: Report,
+    first: Candidate,
+    now: datetime,
+    *,
+    body: bytes,
+    careful: Sequence[str],
+    also: Part | None = None,
+) -> Taken | None:
+    """The short way to record a final answer to ``first``, hand out what follows and settle the push.
+
+    All of it together. ``first``: what was first in the queue a moment ago. ``careful``: the commands whose
+    answers go the long way, by name. ``also``: what is made of the answer, kept together with it
+    (PostgreSQL). None where the short way does not go, and then nothing is changed.
+    """
+    new = _final(report)
+    if new is None or first.command_uuid != report.command_uuid or first.met.state is not State.SENT:
+        return None
+    if first.filled_by or first.request_type in careful:
+        return None
+    answer = _answer(report, new, body)
+    return _taken(statements.answer_first(enrollment, first, answer, now, outbox.jitter(), also=also))
+
+
 def take_answer(
     enrollment: Enrollment, report: Report, now: datetime, *, body: bytes, careful: Sequence[str]
 ) -> Taken | None:
-    """The short way to record a final answer, hand out what follows and settle the push, together.
+    """The same for an answer to another command than the first, which the device has put off.
 
-    ``careful``: the commands whose answers go the long way, by name. None where the short way does not go,
-    and then nothing is changed.
+    PostgreSQL only.
     """
+    new = _final(report)
+    if new is None or report.command_uuid is None or not prepared.on_postgresql():
+        return None
+    answer = _answer(report, new, body)
+    return _taken(
+        statements.answer_at_once(
+            enrollment, report.command_uuid, answer, now, outbox.jitter(), careful=careful
+        )
+    )
+
+
+def _final(report: Report) -> State | None:
+    """The state that an answer leads to, if that is a final one."""
     event = _EVENTS.get(report.status)
     new = next_state(State.SENT, event) if event is not None else None
-    if report.command_uuid is None or new not in FINAL or not prepared.on_postgresql():
-        return None
-    result_uuid = uuid.uuid4()
-    answered = statements.answer_at_once(
-        enrollment,
-        report.command_uuid,
-        new,
-        now,
-        result_uuid=result_uuid,
-        status=report.status.value,
-        report_sealed=_sealed_report(result_uuid, body),
-        error_chain=[error.as_dict() for error in report.error_chain],
-        careful=careful,
-        jitter=outbox.jitter(),
-    )
+    return new if new in FINAL else None
+
+
+def _taken(answered: Answered | None) -> Taken | None:
     if answered is None:
         return None
     if (followed := answered.followed) is None:
-        return Taken(answered.delivery, None, look_again=answered.more_to_see)
+        return Taken(None, answered.more_to_see, answered.delivery)
     try:
         content = _envelope(followed.payload_sealed, followed.command_uuid)
     except SealError:
-        return Taken(answered.delivery, None, look_again=True)  # where it is met again, and cancelled
+        return Taken(None, True, answered.delivery)  # where it is met again, and cancelled
     handed = Handed(followed.command_uuid, followed.request_type, followed.delivery_id, content)
-    return Taken(answered.delivery, handed)
+    return Taken(handed, delivery=answered.delivery)
 
 
 def has_outstanding(enrollment: Enrollment, *, now: datetime | None = None) -> bool:
@@ -245,21 +272,16 @@ def _answered(enrollment: Enrollment, report: Report) -> CommandDelivery | None:
     return statements.find(enrollment, report.command_uuid)
 
 
-def _store_result(delivery: CommandDelivery, report: Report, body: bytes | None, now: datetime) -> None:
+def _answer(report: Report, new: State, body: bytes) -> Answer:
+    """What is kept of the report."""
     result_uuid = uuid.uuid4()
-    text = plist.write(report.raw) if body is None else body
-    statements.insert_result(
-        delivery,
-        result_uuid,
+    return Answer(
+        state=new,
         status=report.status.value,
-        report_sealed=_sealed_report(result_uuid, text),
+        report_sealed=seal(zlib.compress(body, COMPRESSION), context=_report_context(result_uuid)),
         error_chain=[error.as_dict() for error in report.error_chain],
-        received_at=now,
+        result_uuid=result_uuid,
     )
-
-
-def _sealed_report(result_uuid: uuid.UUID, text: bytes) -> bytes:
-    return seal(zlib.compress(text, COMPRESSION), context=_report_context(result_uuid))
 
 
 def _record_orphan(enrollment: Enrollment, report: Report, now: datetime) -> None:

@@ -44,6 +44,7 @@ from commands.handing_out import (
     open_report,
     record_report,
     take_answer,
+    take_first_answer,
 )
 
 __all__ = [
@@ -78,5 +79,6 @@ __all__ = [
     "push_what_became_due",
     "record_report",
     "take_answer",
+    "take_first_answer",
     "warnings_about",
 ]

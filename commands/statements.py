@@ -5,8 +5,8 @@ outstanding deliveries; the values are parameters. What is chosen for a change i
 (PostgreSQL; SQLite lets one transaction write at a time), and every change compares and sets.
 
 On PostgreSQL the usual connects change all that they change in one statement (:func:`send_at_once`,
-:func:`answer_at_once`), which is a transaction of its own. Whatever is unusual changes nothing there, and
-goes the long way of :mod:`commands.handing_out`.
+:func:`answer_first`, :func:`answer_at_once`), which is a transaction of its own. Whatever is unusual changes
+nothing there, and goes the long way of :mod:`commands.handing_out`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django.db import connection, transaction
@@ -28,6 +29,9 @@ from push import statements as push
 
 NOT_NOW_RESTS = timedelta(seconds=60)
 """After a NotNow: for so long the command is not offered again but to a device that is Idle."""
+
+CLEAR_PASSCODE = "ClearPasscode"
+"""It needs the unlock token of the very device."""
 
 _DELIVERY = CommandDelivery._meta.db_table
 _COMMAND = Command._meta.db_table
@@ -68,6 +72,7 @@ _OLDEST = f"""
       JOIN {_ENROLLMENT} e ON e.id = d.enrollment_id
      WHERE {_WAITING}
 """  # noqa: S608
+_REST = f"interval '{NOT_NOW_RESTS.seconds} seconds'"
 _FRESH = "(d.state = 'QUEUED' OR (d.state = 'NOT_NOW' AND d.not_now_at <= %s))"
 _ONLY = " AND c.uuid = %s"
 _FIRST = " ORDER BY d.id LIMIT 1"
@@ -105,25 +110,29 @@ _ANSWER = f"""
 
 # All of it under the lock of the enrollment, as everything else that changes its deliveries and its push.
 _LOCKED = f"""
-    SELECT id FROM {_ENROLLMENT} WHERE id = %s AND epoch = %s AND state = 'ENROLLED' FOR NO KEY UPDATE
+    SELECT id, epoch FROM {_ENROLLMENT}
+     WHERE id = %s AND epoch = %s AND state = 'ENROLLED' FOR NO KEY UPDATE
 """  # noqa: S608
 # By the device, not by the command: the same command may be with a hundred thousand devices. Materialized,
 # because the planner does not know that.
 _WITH_DEVICE = f"""
     SELECT d.id, d.command_id FROM {_DELIVERY} d WHERE {_MINE} AND {_OUTSTANDING} AND d.state = 'SENT'
 """  # noqa: S608
-_SEND_AT_ONCE = f"""
-    WITH locked AS ({_LOCKED}),
-    sent AS (
+_SENT_AT_ONCE = f"""
+    WITH sent AS (
         UPDATE {_DELIVERY} d SET state = 'SENT', sent_count = d.sent_count + 1, sent_at = %s
-          FROM locked
+          FROM ({_LOCKED}) locked
          WHERE d.enrollment_id = locked.id AND d.id = %s AND d.state = %s AND d.sent_count = %s
-        RETURNING d.enrollment_id),
+        RETURNING d.enrollment_id, d.sent_at),
     pushed AS (
-        {push.WORK_LEFT}
+        {push.work_left_since("sent.sent_at")}
           FROM sent WHERE {push.TABLE}.enrollment_id = sent.enrollment_id AND {push.TABLE}.state <> 'HELD')
-    SELECT 1 FROM sent
 """  # noqa: S608
+_SEND_AT_ONCE = f"{_SENT_AT_ONCE} SELECT 1 FROM sent"  # noqa: S608
+# This waits for no disk, as an answer does. Where PostgreSQL falls within that second, the command is queued
+# as before: its answer counts all the same (commands.core.delivery), and a device that comes without one gets
+# it again under the same UUID, as when it was sent and never answered. So not for what must not go out twice.
+_SEND_UNHURRIED = f"{_SENT_AT_ONCE} SELECT set_config('synchronous_commit', 'off', true) FROM sent"  # noqa: S608
 _SEND_IF_ENROLLED = f"""
     {_SEND} AND EXISTS (SELECT 1 FROM {_ENROLLMENT} WHERE id = %s AND epoch = %s AND state = 'ENROLLED')
 """  # noqa: S608
@@ -144,7 +153,8 @@ _ANSWER_AT_ONCE = f"""
     following AS (
         SELECT d.id, d.state, d.sent_count, c.uuid, c.request_type, c.payload_sealed,
                c.filled_by = '' AND c.cancelled_at IS NULL AND NOT c.at_most_once
-               AND (c.expires_at IS NULL OR c.expires_at > %s) AND c.request_type <> 'ClearPasscode' AS plain
+               AND (c.expires_at IS NULL OR c.expires_at > %s)
+               AND c.request_type <> '{CLEAR_PASSCODE}' AS plain
           FROM {_DELIVERY} d JOIN {_COMMAND} c ON c.id = d.command_id
          WHERE {_WAITING} AND {_FRESH}
          ORDER BY d.id LIMIT 1),
@@ -175,6 +185,55 @@ _ANSWER_AT_ONCE = f"""
 """  # noqa: S608
 
 
+# The same for the usual answer: to the command that is first in the queue, as it was read with the identity.
+# The queue is read once: what comes next goes out, or asks for a closer look, or there is nothing.
+_ANSWERED_FIRST = f"""
+    WITH answered AS (
+        UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
+          FROM ({_LOCKED}) locked
+         WHERE d.enrollment_id = locked.id AND d.epoch = locked.epoch AND d.id = %s AND d.state = 'SENT'
+        RETURNING d.id, d.enrollment_id, d.epoch, d.completed_at),
+    kept AS (
+        INSERT INTO {_RESULT} (delivery_id, uuid, status, report_sealed, error_chain, received_at)
+        SELECT id, %s::uuid, %s::varchar, %s::bytea, %s::jsonb, completed_at FROM answered),
+    following AS (
+        SELECT a.enrollment_id, a.completed_at, n.*
+          FROM answered a LEFT JOIN LATERAL (
+            SELECT d.id, d.state, d.sent_count, c.uuid, c.request_type, c.payload_sealed,
+                   c.filled_by = '' AND c.cancelled_at IS NULL AND NOT c.at_most_once
+                   AND (c.expires_at IS NULL OR c.expires_at > a.completed_at)
+                   AND c.request_type <> '{CLEAR_PASSCODE}'
+                   AND (d.state = 'QUEUED'
+                        OR d.state = 'NOT_NOW' AND d.not_now_at <= a.completed_at - {_REST}) AS plain
+              FROM {_DELIVERY} d JOIN {_COMMAND} c ON c.id = d.command_id
+             WHERE d.enrollment_id = a.enrollment_id AND d.epoch = a.epoch AND d.id <> a.id AND {_OUTSTANDING}
+               AND (c.not_before IS NULL OR c.not_before <= a.completed_at)
+             ORDER BY d.id LIMIT 1) n ON true),
+    sent AS (
+        UPDATE {_DELIVERY} d SET state = 'SENT', sent_count = d.sent_count + 1, sent_at = f.completed_at
+          FROM following f
+         WHERE f.plain AND d.id = f.id AND d.state = f.state AND d.sent_count = f.sent_count
+        RETURNING d.id),
+    settled AS (
+        {push.settled_since("f.completed_at", "f.id IS NOT NULL")}
+          FROM following f
+         WHERE {push.TABLE}.enrollment_id = f.enrollment_id
+           AND {push.TABLE}.xmin = (
+               SELECT p.xmin FROM {push.TABLE} p WHERE p.enrollment_id = f.enrollment_id)
+           AND {push.TABLE}.state <> CASE WHEN f.id IS NOT NULL THEN 'HELD' ELSE 'IDLE' END)
+"""  # noqa: S608
+_FOLLOWED = """
+    SELECT f.id, f.uuid, f.request_type, CASE WHEN sent.id IS NOT NULL THEN f.payload_sealed END
+      FROM following f LEFT JOIN sent ON true
+"""
+
+_ANSWER_FIRST_BY_STEPS = f"""
+    UPDATE {_DELIVERY} SET state = %s, reason = '', completed_at = %s
+     WHERE id = %s AND state = 'SENT' AND epoch = %s
+       AND EXISTS (SELECT 1 FROM {_ENROLLMENT} WHERE id = %s AND epoch = %s AND state = 'ENROLLED')
+"""  # noqa: S608
+
+
 @dataclass(frozen=True)
 class Candidate:
     """The oldest delivery that waits, as the database has it. ``payload_sealed``: None if not fetched."""
@@ -200,11 +259,37 @@ class Followed:
 
 @dataclass(frozen=True)
 class Answered:
-    """The delivery that was answered. ``more_to_see``: something follows that asks for a closer look."""
+    """What came of an answer. ``more_to_see``: something follows that asks for a closer look.
 
-    delivery: CommandDelivery
+    ``delivery``: the one that was answered; None where the caller knew it.
+    """
+
     followed: Followed | None
     more_to_see: bool
+    delivery: CommandDelivery | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A change that is kept together with an answer: one more part of its statement. PostgreSQL only.
+
+    ``sql`` is an UPDATE that ends in ``FROM answered WHERE …``: ``answered`` is empty where the answer does
+    not count, and its ``completed_at`` is the time. ``parameters``: its own, in order.
+    """
+
+    sql: str
+    parameters: Sequence[Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a device said of a command, as it is kept. ``state``: one that is final."""
+
+    state: State
+    status: str
+    report_sealed: bytes = field(repr=False)
+    error_chain: Sequence[dict[str, Any]]
+    result_uuid: uuid.UUID
 
 
 def anything_waits(enrollment: Enrollment, now: datetime) -> bool:
@@ -253,51 +338,122 @@ def candidate(row: Sequence[Any], now: datetime) -> Candidate:
 
 
 def send_at_once(enrollment: Enrollment, first: Candidate, now: datetime, jitter: float) -> bool:
-    """Hand it out and put the next push off: one statement on PostgreSQL, two in a transaction on SQLite.
+    """Hand it out and put the next push off: one statement on PostgreSQL, two on SQLite.
 
     False, and nothing is changed, where the enrollment or the delivery is no longer as it was read.
     """
     standing, moment = (enrollment.pk, enrollment.epoch), prepared.instant(now)
     as_read = (first.delivery_id, first.met.state.value, first.sent_count)
     if prepared.on_postgresql():
-        parameters = [*standing, moment, *as_read, *push.pauses(now, jitter)]
-        return prepared.row(_SEND_AT_ONCE, parameters) is not None
-    with transaction.atomic():
-        if not prepared.changes(_SEND_IF_ENROLLED, [moment, *as_read, *standing]):
-            return False
-        push.work_left(enrollment.pk, now, jitter)
-        return True
+        # Inside a larger transaction, that one has to reach the disk.
+        hurried = first.met.at_most_once or connection.in_atomic_block
+        sql = _SEND_AT_ONCE if hurried else _SEND_UNHURRIED
+        return prepared.row(sql, [moment, *standing, *as_read, push.spread(jitter)]) is not None
+    # Two transactions: between them the device has its command and is pushed once too often, no more.
+    if not prepared.changes(_SEND_IF_ENROLLED, [moment, *as_read, *standing]):
+        return False
+    push.work_left(enrollment.pk, now, jitter)
+    return True
+
+
+def answer_first(
+    enrollment: Enrollment,
+    first: Candidate,
+    answer: Answer,
+    now: datetime,
+    jitter: float,
+    *,
+    also: Part | None = None,
+) -> Answered | None:
+    """Take a final answer to ``first``, keep it, hand out what follows, settle the push.
+
+    One statement on PostgreSQL, and what it makes of the answer (``also``) with it; a few in a transaction on
+    SQLite. None, and nothing is changed, where the command is no longer with the device.
+    """
+    if not prepared.on_postgresql():
+        with transaction.atomic(savepoint=False):
+            return _answer_by_steps(enrollment, first, answer, now, jitter)
+    parameters = [
+        *(answer.state.value, prepared.instant(now), enrollment.pk, enrollment.epoch, first.delivery_id),
+        *(answer.result_uuid, answer.status, answer.report_sealed, json.dumps(answer.error_chain)),
+        push.spread(jitter),
+    ]
+    if also is None:
+        row = prepared.row(_ANSWER_FIRST, parameters)
+    else:
+        row = prepared.row(_answer_first_and(also.sql), [*parameters, *also.parameters])
+    return None if row is None else Answered(*_followed(row))
+
+
+_ANSWER_FIRST = _ANSWERED_FIRST + _FOLLOWED
+
+
+@cache
+def _answer_first_and(also: str) -> str:
+    return f"{_ANSWERED_FIRST}, also AS ({also}) {_FOLLOWED}"
+
+
+def _followed(row: Sequence[Any]) -> tuple[Followed | None, bool]:
+    """From the values of :data:`_FOLLOWED`: what went out, and whether something is there that did not."""
+    next_id, next_uuid, next_type, payload = row
+    if payload is not None:
+        return Followed(next_id, next_uuid, next_type, bytes(payload)), False
+    return None, next_id is not None
+
+
+def _answer_by_steps(
+    enrollment: Enrollment, first: Candidate, answer: Answer, now: datetime, jitter: float
+) -> Answered | None:
+    """The same, one after the other: the first UPDATE takes the lock, for SQLite lets one write at a time."""
+    standing = (enrollment.pk, enrollment.epoch)
+    finished = [answer.state.value, prepared.instant(now), first.delivery_id, enrollment.epoch, *standing]
+    if not prepared.changes(_ANSWER_FIRST_BY_STEPS, finished):
+        return None
+    insert_result(first.delivery_id, answer, now)
+    following = oldest(enrollment, fresh_only=False, now=now)
+    if following is None:
+        push.nothing_left(enrollment.pk)
+        return Answered(None, more_to_see=False)
+    push.work_left(enrollment.pk, now, jitter)
+    if not _is_plain(following) or not mark_sent(following, now):
+        return Answered(None, more_to_see=True)
+    body = following.payload_sealed or b""
+    sent = Followed(following.delivery_id, following.command_uuid, following.request_type, body)
+    return Answered(sent, more_to_see=False)
+
+
+def _is_plain(following: Candidate) -> bool:
+    """Whether it goes out without further ado. What the device has put off is left to a closer look."""
+    met = following.met
+    doubtful = met.at_most_once or met.cancelled or met.expires_at is not None or following.filled_by
+    return met.state is State.QUEUED and not doubtful and following.request_type != CLEAR_PASSCODE
 
 
 def answer_at_once(
     enrollment: Enrollment,
     command_uuid: uuid.UUID,
-    new: State,
+    answer: Answer,
     now: datetime,
-    *,
-    result_uuid: uuid.UUID,
-    status: str,
-    report_sealed: bytes,
-    error_chain: Sequence[dict[str, Any]],
-    careful: Sequence[str],
     jitter: float,
+    *,
+    careful: Sequence[str],
 ) -> Answered | None:
-    """Take a final answer, keep it, hand out what follows, settle the push: one statement. PostgreSQL only.
+    """Take a final answer to whatever command is with the device, as :func:`answer_first`. PostgreSQL only.
 
     Only for a command that is with the device, is none of ``careful`` (names of commands) and is filled in by
     nobody; else None, and nothing is changed.
     """
     mine, moment = (enrollment.pk, enrollment.epoch), prepared.instant(now)
     parameters = [
-        *(*mine, *mine, new.value, moment, command_uuid, list(careful)),
-        *(result_uuid, status, report_sealed, json.dumps(error_chain), moment),
+        *(*mine, *mine, answer.state.value, moment, command_uuid, list(careful)),
+        *(answer.result_uuid, answer.status, answer.report_sealed, json.dumps(answer.error_chain), moment),
         *(moment, *mine, moment, prepared.instant(now - NOT_NOW_RESTS), moment),
         *(*mine, moment, moment, enrollment.pk, *push.pauses(now, jitter)),
     ]
     row = prepared.row(_ANSWER_AT_ONCE, parameters)
     if row is None:
         return None
-    delivery_id, command_id, request_type, next_id, next_uuid, next_type, payload = row
+    delivery_id, command_id, request_type = row[:3]
     command = Command.from_db(
         connection.alias,
         ["id", "uuid", "request_type", "filled_by"],
@@ -306,11 +462,10 @@ def answer_at_once(
     delivery = CommandDelivery.from_db(
         connection.alias,
         ["id", "command_id", "enrollment_id", "epoch", "state"],
-        [delivery_id, command_id, enrollment.pk, enrollment.epoch, new.value],
+        [delivery_id, command_id, enrollment.pk, enrollment.epoch, answer.state.value],
     )
     delivery.command, delivery.enrollment = command, enrollment
-    followed = Followed(next_id, next_uuid, next_type, bytes(payload)) if payload is not None else None
-    return Answered(delivery, followed, more_to_see=next_id is not None and followed is None)
+    return Answered(*_followed(row[3:]), delivery=delivery)
 
 
 def mark_sent(chosen: Candidate, now: datetime) -> bool:
@@ -356,19 +511,14 @@ def move(delivery: CommandDelivery, new: State, now: datetime) -> bool:
     return bool(moved)
 
 
-def insert_result(
-    delivery: CommandDelivery,
-    result_uuid: uuid.UUID,
-    *,
-    status: str,
-    report_sealed: bytes,
-    error_chain: Sequence[dict[str, Any]],
-    received_at: datetime,
-) -> None:
+def insert_result(delivery_id: int, answer: Answer, received_at: datetime) -> None:
     """Keep what the device answered."""
-    chain = json.dumps(error_chain)
-    parameters = [delivery.pk, prepared.key(result_uuid), status, report_sealed, chain]
-    prepared.changes(_ANSWER, [*parameters, prepared.instant(received_at)])
+    chain = json.dumps(answer.error_chain)
+    parameters = [
+        *(delivery_id, prepared.key(answer.result_uuid), answer.status, answer.report_sealed, chain),
+        prepared.instant(received_at),
+    ]
+    prepared.changes(_ANSWER, parameters)
 
 
 def _locking(sql: str) -> str:

@@ -11,6 +11,8 @@ from django.db import transaction
 
 from commands import queue
 from commands.core.report import Report, ReportError, Status, decode_report
+from commands.statements import Candidate
+from database import prepared
 from devices import registry
 from devices.core.identity import IdentityError, resolve
 from devices.models import Enrollment, EnrollmentState
@@ -65,25 +67,51 @@ def _short_way(
     if presented.identity is None:
         return None
     if report.status is not Status.IDLE:
-        return _take_answer(owner, report, body, now)
+        return _take_answer(owner, presented.first, report, body, now)
     if presented.first is None:
         return Reply() if presented.push_state in ("", PushState.IDLE) else None
     handed = queue.hand_out(owner, presented.first, now)
     return Reply(body=handed.body) if handed is not None else None
 
 
-def _take_answer(owner: Enrollment, report: Report, body: bytes, now: datetime) -> Reply | None:
-    # What the server makes of an answer is kept together with it.
-    kept_together = transaction.atomic() if results.says_something(report) else nullcontext()
-    with kept_together:
-        taken = queue.take_answer(owner, report, now, body=body, careful=results.CAREFUL)
-        if taken is None:
-            return None
-        results.apply(owner, taken.delivery, report, now)
+def _take_answer(
+    owner: Enrollment, first: Candidate | None, report: Report, body: bytes, now: datetime
+) -> Reply | None:
+    if first is not None and first.command_uuid == report.command_uuid:
+        taken = _take_first(owner, first, report, body, now)
+    else:
+        taken = _take_other(owner, report, body, now)
+    if taken is None:
+        return None
     if taken.look_again:
         with transaction.atomic():
             return _hand_out(registry.lock_standing(owner), report, now)
     return Reply(body=taken.handed.body) if taken.handed is not None else Reply()
+
+
+# What the server makes of an answer is kept together with it.
+
+
+def _take_first(
+    owner: Enrollment, first: Candidate, report: Report, body: bytes, now: datetime
+) -> queue.Taken | None:
+    careful = results.CAREFUL
+    if prepared.on_postgresql():
+        also = results.part_of(first.request_type, report, owner.device_id)
+        return queue.take_first_answer(owner, report, first, now, body=body, careful=careful, also=also)
+    with transaction.atomic() if results.says_something(report) else nullcontext():
+        taken = queue.take_first_answer(owner, report, first, now, body=body, careful=careful)
+        if taken is not None:
+            results.take_over(owner, first.request_type, report, now)
+    return taken
+
+
+def _take_other(owner: Enrollment, report: Report, body: bytes, now: datetime) -> queue.Taken | None:
+    with transaction.atomic() if results.says_something(report) else nullcontext():
+        taken = queue.take_answer(owner, report, now, body=body, careful=results.CAREFUL)
+        if taken is not None and taken.delivery is not None:
+            results.apply(owner, taken.delivery, report, now)
+    return taken
 
 
 def _exchange(enrollment: Enrollment, report: Report, body: bytes, now: datetime) -> Reply:

@@ -11,6 +11,7 @@ from commands import queue
 from commands.core import plist
 from commands.core.report import Report, Status
 from commands.models import CommandDelivery
+from commands.statements import Part
 from devices import inventory, registry
 from devices.models import Channel, Enrollment
 from mdm import departure
@@ -29,13 +30,17 @@ def apply(enrollment: Enrollment, delivery: CommandDelivery, report: Report, now
     if delivery.command.filled_by == identities.FILLED_BY:
         progress.answered(enrollment, delivery, report, now)
         return
-    if report.status is not Status.ACKNOWLEDGED or enrollment.channel != Channel.DEVICE:
-        return
-    if delivery.command.request_type == "RemoveProfile":
+    acknowledged = report.status is Status.ACKNOWLEDGED and enrollment.channel == Channel.DEVICE
+    if acknowledged and delivery.command.request_type == "RemoveProfile":
         _remove_profile(enrollment, delivery, now)
         return
-    handle = _HANDLERS.get(delivery.command.request_type)
-    if handle is not None:
+    take_over(enrollment, delivery.command.request_type, report, now)
+
+
+def take_over(enrollment: Enrollment, request_type: str, report: Report, now: datetime) -> None:
+    """What :func:`apply` makes of an answer to such a command, if it is filled in by nobody."""
+    handle = _HANDLERS.get(request_type)
+    if report.status is Status.ACKNOWLEDGED and enrollment.channel == Channel.DEVICE and handle is not None:
         handle(enrollment, report.raw, now)
 
 
@@ -76,3 +81,18 @@ CAREFUL = ("EraseDevice", "RemoveProfile")
 def says_something(report: Report) -> bool:
     """Whether the server may take something over from the answer."""
     return "QueryResponses" in report.raw or "SecurityInfo" in report.raw
+
+
+def part_of(request_type: str, report: Report, device_id: int) -> Part | None:
+    """What :func:`apply` makes of an answer to such a command, as a part of the statement that keeps it.
+
+    For answers of a device channel to commands that are filled in by nobody and none of :data:`CAREFUL`.
+    None: nothing is made of it. PostgreSQL only.
+    """
+    if report.status is not Status.ACKNOWLEDGED:
+        return None
+    if request_type == "DeviceInformation" and isinstance(said := report.raw.get("QueryResponses"), Mapping):
+        return Part(inventory.DEVICE_INFORMATION, inventory.device_information(device_id, said))
+    if request_type == "SecurityInfo" and isinstance(said := report.raw.get("SecurityInfo"), Mapping):
+        return Part(inventory.SECURITY_INFO, inventory.security_info(device_id, said))
+    return None

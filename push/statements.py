@@ -24,6 +24,10 @@ WORK_LEFT = f"""
            due_at = CASE WHEN attempts <= 1 THEN %s WHEN attempts <= 2 THEN %s
                          ELSE %s END
 """  # noqa: S608 - here and below only names of our own tables are put together
+_FIRST, _SECOND, _LATER = (
+    f"interval '{delay.total_seconds():.0f} seconds'" for delay in backoff.AFTER_CONNECT
+)
+_PAUSE = f"CASE WHEN attempts <= 1 THEN {_FIRST} WHEN attempts <= 2 THEN {_SECOND} ELSE {_LATER} END"
 _MORE = WORK_LEFT + f" WHERE enrollment_id = %s AND state <> '{PushState.HELD}'"
 _NOTHING = f"""
     UPDATE {TABLE} SET state = 'IDLE', lease_owner = NULL, lease_until = NULL
@@ -31,6 +35,31 @@ _NOTHING = f"""
 """  # noqa: S608
 
 _CERTIFICATE = f"SELECT 1 FROM {PushCertificate._meta.db_table} WHERE topic = %s AND state = 'ACTIVE'"  # noqa: S608
+
+
+def work_left_since(moment: str) -> str:
+    """:data:`WORK_LEFT` for a device that connected at ``moment``, which is SQL. PostgreSQL only.
+
+    One parameter: :func:`spread`.
+    """
+    return f"""
+    UPDATE {TABLE} SET state = 'DUE', lease_owner = NULL, lease_until = NULL,
+           due_at = {moment} + ({_PAUSE}) * %s
+    """  # noqa: S608
+
+
+def settled_since(moment: str, more: str) -> str:
+    """The same where ``more``, SQL too, is true; else nothing is left to do and no push is due."""
+    return f"""
+    UPDATE {TABLE} SET lease_owner = NULL, lease_until = NULL,
+           state = CASE WHEN {more} THEN 'DUE' ELSE 'IDLE' END,
+           due_at = CASE WHEN {more} THEN {moment} + ({_PAUSE}) * %s ELSE due_at END
+    """  # noqa: S608
+
+
+def spread(jitter: float) -> float:
+    """What the pauses are stretched by, so that not all devices are pushed at once."""
+    return backoff.spread(jitter)
 
 
 _FREE = "state = 'DUE' AND due_at <= %s AND (lease_until IS NULL OR lease_until <= %s)"

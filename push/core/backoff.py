@@ -55,5 +55,10 @@ def _doubled(first: timedelta, times: int, longest: timedelta) -> timedelta:
     return min(first * factor, longest)
 
 
+def spread(jitter: float) -> float:
+    """What a delay is multiplied by."""
+    return 1 + 0.2 * jitter
+
+
 def _spread(delay: timedelta, jitter: float) -> timedelta:
-    return delay * (1 + 0.2 * jitter)
+    return delay * spread(jitter)

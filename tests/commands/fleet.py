@@ -108,14 +108,19 @@ def connect_shortly(
 ) -> queue.Handed | None:
     """The same as devices connect: by the short way where that goes, else by the long one."""
     said = report(status, command)
+    first = statements.oldest(enrollment, fresh_only=False, now=now)
     if status != "Idle":
-        taken = queue.take_answer(enrollment, said, now, body=plist.write(said.raw), careful=())
+        body = plist.write(said.raw)
+        if first is not None and first.command_uuid == said.command_uuid:
+            taken = queue.take_first_answer(enrollment, said, first, now, body=body, careful=())
+        else:
+            taken = queue.take_answer(enrollment, said, now, body=body, careful=())
         if taken is not None and not taken.look_again:
             return taken.handed
         if taken is not None:
             with transaction.atomic():
                 return queue.next_command(enrollment, after_not_now=True, now=now)
-    elif (first := statements.oldest(enrollment, fresh_only=False, now=now)) is not None:
+    elif first is not None:
         handed = queue.hand_out(enrollment, first, now)
         if handed is not None:
             return handed
