@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from django.core.cache import caches
 from django.test import override_settings
@@ -50,7 +51,7 @@ def test_libraries_of_single_pages_are_not_loaded_at_the_start(tmp_path: Path) -
 )
 def test_the_threads_of_a_process_share_the_connections_of_the_cache() -> None:
     def mine() -> tuple[object, object]:
-        cache = caches["default"]
+        cache: Any = caches["default"]
         return cache, cache._cache
 
     here = mine()
