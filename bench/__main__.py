@@ -23,6 +23,7 @@ from bench import generators, load, plan, simulated  # noqa: E402
 from bench.filling import Filling  # noqa: E402
 from bench.generators import Generators  # noqa: E402
 from bench.measuring import calibration  # noqa: E402
+from bench.soak import Soak  # noqa: E402
 from bench.stand import STANDS, Stand  # noqa: E402
 from bench.table import table  # noqa: E402
 from simulator.exchange import SimulationError  # noqa: E402
@@ -36,10 +37,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bramley-bench-") as text:
         folder = Path(text)
         load.devices(options.devices, folder / "keys")
-        for name in options.on or STANDS:
+        for name in options.on or (["postgres"] if options.soak else STANDS):
             with STANDS[name](folder / name) as stand:
                 lines |= _measure(stand, name, options, folder)
-    print(table(lines), flush=True)
+    if not options.soak:
+        print(table(lines), flush=True)
 
 
 def _measure(stand: Stand, name: str, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
@@ -50,6 +52,9 @@ def _measure(stand: Stand, name: str, options: argparse.Namespace, folder: Path)
         lines[line["phase"]] = line
         print(json.dumps({"database": name, **line}), flush=True)
 
+    if options.soak:
+        Soak(stand, folder / "keys", options.rate, tell).run(options.soak, options.devices)
+        return {}
     with_go = name == "postgres" and generators.found(options.generators)
     tell({"phase": "calibration", **calibration()})
     try:
@@ -79,6 +84,8 @@ def _options() -> argparse.Namespace:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--large", action="store_true", help="1,000,000 issued, enrolment among 100,000")
     sizes.add_argument("--tiny", action="store_true", help="one run of little: only to see that it works")
+    sizes.add_argument("--soak", type=float, metavar="MINUTES", help="paced load; memory of each process")
+    parser.add_argument("--rate", type=int, default=150, help="requests a second with --soak (default: 150)")
     parser.add_argument("--devices", type=int, default=60, help="of the simulator (default: 60)")
     parser.add_argument("--simulated", action="store_true", help="the simulator beside the generators too")
     parser.add_argument(
