@@ -192,16 +192,21 @@ def decode_text(node: Node) -> str:
 def encode(tag: int, *parts: bytes) -> bytes:
     """A TLV with ``parts`` as contents, in DER."""
     contents = parts[0] if len(parts) == 1 else b"".join(parts)
-    length = len(contents)
+    return _header(tag, len(contents)) + contents
+
+
+@lru_cache(maxsize=1024)
+def _header(tag: int, length: int) -> bytes:
     if length < 0x80:
-        return bytes((tag, length)) + contents
+        return bytes((tag, length))
     octets = length.to_bytes((length.bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(octets))) + octets + contents
+    return bytes((tag, 0x80 | len(octets))) + octets
 
 
 def encode_sequence(*parts: bytes) -> bytes:
     """SEQUENCE of parts that are encoded already."""
-    return encode(SEQUENCE, *parts)
+    contents = b"".join(parts)
+    return _header(SEQUENCE, len(contents)) + contents
 
 
 def encode_set_of(parts: list[bytes], tag: int = SET) -> bytes:
@@ -229,7 +234,7 @@ def encode_oid(dotted: str) -> bytes:
 
 def encode_octets(value: bytes) -> bytes:
     """OCTET STRING."""
-    return encode(OCTET_STRING, value)
+    return _header(OCTET_STRING, len(value)) + value
 
 
 def encode_null() -> bytes:

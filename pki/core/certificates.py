@@ -89,6 +89,8 @@ EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
 
 
 _EXTENDED_KEY_USAGE_NAMES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
+_CONTEXT_3 = asn1.context(3)
+_SUBJECT_KEY_IDENTIFIER = asn1.encode_oid("2.5.29.14")
 _VERSION_3 = asn1.encode(asn1.context(0), asn1.encode_integer(2))
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -408,7 +410,7 @@ def build_certificate(
     Raises :class:`NameRefused`, or :class:`Malformed` where the public key or the issuer cannot be used.
     """
     issuer = load_certificate(issuer_certificate)
-    if _encode_public_key(private_key.public_key()) != _encode_public_key(public_key_of(issuer)):
+    if private_key.public_key() != public_key_of(issuer):
         raise Malformed("the key is not that of the issuing certificate")
     return sign_certificate(
         fields, subject=encode_name(fields.subject), issuer=issuer, private_key=private_key
@@ -465,16 +467,26 @@ def sign_certificate(
 
     The issuer's name is copied, byte for byte.
     """
-    authority = None
-    if issuer is not None:
-        authority = subject_key_identifier(issuer) or default_key_identifier(
-            _encode_public_key(private_key.public_key())
-        )
-    # As its bytes are in its certificate: relying parties compare them (RFC 5280 section 4.1.2.4).
-    issuer_name = (
-        read_identifiers(issuer.public_bytes(Encoding.DER)).subject if issuer else subject.public_bytes()
+    if issuer is None:
+        return _build(fields, subject, subject.public_bytes(), None, private_key)
+    name, identifier = _issuing(issuer)
+    return _build(
+        fields,
+        subject,
+        name,
+        identifier or default_key_identifier(_encode_public_key(private_key.public_key())),
+        private_key,
     )
-    return _build(fields, subject, issuer_name, authority, private_key)
+
+
+@lru_cache(maxsize=64)
+def _issuing(issuer: x509.Certificate) -> tuple[bytes, bytes | None]:
+    """The issuer's name, as its bytes are in its certificate, and the identifier of its key.
+
+    Relying parties compare the bytes (RFC 5280 section 4.1.2.4).
+    """
+    der = issuer.public_bytes(Encoding.DER)
+    return read_identifiers(der).subject, subject_key_identifier(issuer)
 
 
 def _build(
@@ -500,9 +512,7 @@ def _build(
         asn1.encode_sequence(asn1.encode_time(fields.not_before), asn1.encode_time(fields.not_after)),
         subject.public_bytes(),
         public_key,
-        asn1.encode(
-            asn1.context(3), asn1.encode_sequence(*_extensions(fields, subject, public_key, authority))
-        ),
+        asn1.encode(_CONTEXT_3, asn1.encode_sequence(*_extensions(fields, subject, public_key, authority))),
     )
     signature = algorithms.sign(private_key, digest, to_sign)
     return asn1.encode_sequence(to_sign, algorithm, asn1.encode(asn1.BIT_STRING, b"\0", signature))
@@ -514,7 +524,7 @@ def _extensions(
     yield _basic_constraints(fields.is_ca, fields.path_length if fields.is_ca else None)
     yield _key_usage(fields.key_usage)
     identifier = fields.key_identifier or default_key_identifier(public_key)
-    yield _extension_of(x509.SubjectKeyIdentifier(identifier))
+    yield asn1.encode_sequence(_SUBJECT_KEY_IDENTIFIER, asn1.encode_octets(asn1.encode_octets(identifier)))
     if authority is not None:
         yield _authority_key_identifier(authority)
     if fields.extended_key_usage:

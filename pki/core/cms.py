@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm as BackendUnsupported
@@ -449,22 +450,21 @@ def sign(
     messageDigest and (with ``signing_time``) signingTime; None for no signed attributes at all.
     ``digest``: sha256, sha384 or sha512 (sha1 for tests of what old devices send).
     """
-    identifiers = read_identifiers(certificate)
-    digest_algorithm = algorithms.encode_algorithm(algorithms.DIGEST_OIDS[digest])
+    digest_algorithm = _digest_algorithm(digest)
     signed_attributes = b""
     to_sign = content
     if attributes is not None:
-        encoded = [_encode_attribute(attribute) for attribute in attributes]
-        encoded.append(_encode_attribute(Attribute(CONTENT_TYPE, (asn1.encode_oid(DATA),))))
+        encoded = [_encode_attribute(attribute.oid, *attribute.values) for attribute in attributes]
+        encoded.append(_CONTENT_TYPE_DATA)
         value = asn1.encode_octets(hashlib.new(digest, content).digest())
-        encoded.append(_encode_attribute(Attribute(MESSAGE_DIGEST, (value,))))
+        encoded.append(_encode_attribute(MESSAGE_DIGEST, value))
         if signing_time is not None:
-            encoded.append(_encode_attribute(Attribute(SIGNING_TIME, (asn1.encode_time(signing_time),))))
+            encoded.append(_encode_attribute(SIGNING_TIME, asn1.encode_time(signing_time)))
         to_sign = asn1.encode_set_of(encoded)
-        signed_attributes = bytes((_CONTEXT_0,)) + to_sign[1:]
+        signed_attributes = _CONTEXT_0_TAG + to_sign[1:]
     signer = asn1.encode_sequence(
-        asn1.encode_integer(1),
-        asn1.encode_sequence(identifiers.issuer, asn1.encode(asn1.INTEGER, identifiers.serial_number)),
+        _VERSION_1,
+        usual_cms.name_of(certificate),
         digest_algorithm,
         signed_attributes,
         _signature_algorithm(private_key, digest),
@@ -473,27 +473,40 @@ def sign(
     return _encode_content_info(
         SIGNED_DATA,
         asn1.encode_sequence(
-            asn1.encode_integer(1),
-            asn1.encode_set_of([digest_algorithm]),
+            _VERSION_1,
+            asn1.encode(asn1.SET, digest_algorithm),
             asn1.encode_sequence(
                 asn1.encode_oid(DATA),
                 b"" if detached else asn1.encode(_CONTEXT_0, asn1.encode_octets(content)),
             ),
             asn1.encode_set_of(list(dict.fromkeys((certificate, *chain))), _CONTEXT_0),
-            asn1.encode_set_of([signer]),
+            asn1.encode(asn1.SET, signer),
         ),
     )
 
 
-def _encode_attribute(attribute: Attribute) -> bytes:
-    return asn1.encode_sequence(asn1.encode_oid(attribute.oid), asn1.encode_set_of(list(attribute.values)))
+@cache
+def _digest_algorithm(digest: str) -> bytes:
+    return algorithms.encode_algorithm(algorithms.DIGEST_OIDS[digest])
+
+
+def _encode_attribute(oid: str, *values: bytes) -> bytes:
+    return asn1.encode(asn1.SEQUENCE, asn1.encode_oid(oid), asn1.encode(asn1.SET, *sorted(values)))
+
+
+_CONTENT_TYPE_DATA = _encode_attribute(CONTENT_TYPE, asn1.encode_oid(DATA))
+_CONTEXT_0_TAG = bytes((_CONTEXT_0,))
+_VERSION_0, _VERSION_1 = asn1.encode_integer(0), asn1.encode_integer(1)
 
 
 def _signature_algorithm(private_key: PrivateKey, digest: str) -> bytes:
     """rsaEncryption for RSA keys: strongSwan takes nothing else (RFC 8894 peers; RFC 3370 section 3.2)."""
     if isinstance(private_key, rsa.RSAPrivateKey):
-        return algorithms.encode_algorithm(algorithms.RSA_ENCRYPTION, asn1.encode_null())
+        return _RSA_ENCRYPTION
     return algorithms.encode_algorithm(algorithms.ECDSA_OIDS[digest])
+
+
+_RSA_ENCRYPTION = algorithms.encode_algorithm(algorithms.RSA_ENCRYPTION, asn1.encode_null())
 
 
 def _encode_content_info(content_type: str, content: bytes) -> bytes:
@@ -554,7 +567,7 @@ def encrypt(
     """
     with _as_cms_error():
         facts = _CIPHERS[cipher]
-        public_key = public_key_of(load_certificate(recipient))
+        public_key = _key_of(recipient)
         if not isinstance(public_key, rsa.RSAPublicKey):
             raise CmsError("the recipient's key is not an RSA key")
         algorithms.verify_rsa_bounds(public_key)
@@ -563,12 +576,8 @@ def encrypt(
             encrypted_key = public_key.encrypt(key, padding.PKCS1v15())
         except (ValueError, BackendUnsupported):
             raise CmsError("the recipient's key cannot encrypt") from None
-        identifiers = read_identifiers(recipient)
         recipient_info = asn1.encode_sequence(
-            asn1.encode_integer(0),
-            asn1.encode_sequence(identifiers.issuer, asn1.encode(asn1.INTEGER, identifiers.serial_number)),
-            algorithms.encode_algorithm(algorithms.RSA_ENCRYPTION, asn1.encode_null()),
-            asn1.encode_octets(encrypted_key),
+            _VERSION_0, usual_cms.name_of(recipient), _RSA_ENCRYPTION, asn1.encode_octets(encrypted_key)
         )
         pad = facts.block_size - len(content) % facts.block_size
         encryptor = Cipher(facts.make(key), CBC(iv)).encryptor()
@@ -576,8 +585,8 @@ def encrypt(
         return _encode_content_info(
             ENVELOPED_DATA,
             asn1.encode_sequence(
-                asn1.encode_integer(0),
-                asn1.encode_set_of([recipient_info]),
+                _VERSION_0,
+                asn1.encode(asn1.SET, recipient_info),
                 asn1.encode_sequence(
                     asn1.encode_oid(DATA),
                     algorithms.encode_algorithm(facts.oid, asn1.encode_octets(iv)),

@@ -18,12 +18,14 @@ from pki.core import algorithms, asn1
 from pki.core.algorithms import PrivateKey
 from pki.core.certificates import describe_key, load_public_key, signing_hash
 from pki.core.names import (
+    MAX_NAME_PARTS,
     NAME_OIDS,
     Name,
     NameRefused,
     describe_name,
     encode_alternative_names,
     encode_name,
+    encode_name_part,
 )
 from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
 
@@ -163,27 +165,29 @@ def asked_names(request: SigningRequest) -> AskedNames:
     Never raises: what cannot be read is left out.
     """
     left_out: list[str] = []
-    subject = tuple(_fit(_subject_parts(request.subject_der), encode_name, left_out))
-    try:
-        encode_name(subject)
-    except NameRefused as refused:
-        left_out.append(refused.reason)
+    subject = tuple(_fit(_subject_parts(request.subject_der), encode_name_part, left_out))
+    if len(subject) > MAX_NAME_PARTS:
+        left_out.append("the name has too many parts")
         subject = ()
-    names = tuple(_fit(_alternative_names(request.der), encode_alternative_names, left_out))
+    names = tuple(_fit(_alternative_names(request.der), _encode_alternative_name, left_out))
     return AskedNames(subject, names[:MAX_ALTERNATIVE_NAMES], tuple(left_out))
 
 
 def _fit(
-    pairs: Iterable[tuple[str, str]], encode: Callable[[Name], object], left_out: list[str]
+    pairs: Iterable[tuple[str, str]], encode: Callable[[str, str], object], left_out: list[str]
 ) -> Iterable[tuple[str, str]]:
     """Those pairs that our own encoder takes."""
     for key, value in pairs:
         try:
-            encode(((key, value),))
+            encode(key, value)
         except NameRefused as refused:
             left_out.append(f"{key}: {refused.reason}")
         else:
             yield key, value
+
+
+def _encode_alternative_name(kind: str, value: str) -> object:
+    return encode_alternative_names(((kind, value),))
 
 
 def _subject_parts(subject_der: bytes) -> Iterable[tuple[str, str]]:

@@ -36,7 +36,7 @@ NAME_OIDS: Mapping[str, ObjectIdentifier] = {
 NAME_KEYS: Mapping[ObjectIdentifier, str] = {oid: key for key, oid in NAME_OIDS.items()}
 _MAX_VALUE = {"emailAddress": 255}
 DEFAULT_MAX_VALUE = 64
-_MAX_NAME_PARTS = 16
+MAX_NAME_PARTS = 16
 _MAX_SAN = 16
 _MAX_SAN_VALUE = 255
 # Characters that reorder text on the screen: a name must read as it is.
@@ -59,12 +59,14 @@ class NameRefused(Malformed):
 
 def encode_name(name: Name) -> x509.Name:
     """A subject from pairs of attribute and value. Raises :class:`NameRefused` with the reason."""
-    if len(name) > _MAX_NAME_PARTS:
+    if len(name) > MAX_NAME_PARTS:
         raise NameRefused("the name has too many parts")
-    return x509.Name([_encode_name_part(key, value) for key, value in name])
+    return x509.Name([encode_name_part(key, value) for key, value in name])
 
 
-def _encode_name_part(key: str, value: str) -> x509.NameAttribute[str]:
+@lru_cache(maxsize=256)
+def encode_name_part(key: str, value: str) -> x509.NameAttribute[str]:
+    """One attribute of a name. Raises :class:`NameRefused`."""
     oid = NAME_OIDS.get(key)
     if oid is None:
         raise NameRefused(f"unknown name attribute {key!r}")
@@ -85,6 +87,8 @@ def verify_name_value(value: str, *, max_length: int = DEFAULT_MAX_VALUE) -> Non
         raise NameRefused("a value is empty or has spaces around it")
     if len(value) > max_length:
         raise NameRefused(f"a value is longer than {max_length} characters")
+    if value.isascii() and value.isprintable():
+        return
     for character in value:
         if character in _BIDI or unicodedata.category(character) in _REFUSED_CATEGORIES:
             raise NameRefused("a value holds control characters")

@@ -233,7 +233,7 @@ def _named(data: bytes, position: int, certificates: tuple[bytes, ...]) -> tuple
     """The one certificate that issuer and serial number at ``position`` name, and where they are over."""
     found, length = b"", 0
     for certificate in certificates:
-        name = _name_of(certificate)
+        name = name_of(certificate)
         if data.startswith(name, position) and certificate != found:
             if found:
                 _unusual()
@@ -244,8 +244,8 @@ def _named(data: bytes, position: int, certificates: tuple[bytes, ...]) -> tuple
 
 
 @lru_cache(maxsize=256)
-def _name_of(certificate: bytes) -> bytes:
-    """IssuerAndSerialNumber (section 10.2.4) of a certificate that was scanned, in DER."""
+def name_of(certificate: bytes) -> bytes:
+    """IssuerAndSerialNumber (section 10.2.4) of a certificate, in DER."""
     identifiers = read_identifiers(certificate)
     return asn1.encode_sequence(identifiers.issuer, asn1.encode(asn1.INTEGER, identifiers.serial_number))
 

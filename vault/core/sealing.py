@@ -36,7 +36,7 @@ def key_id(key: bytes) -> bytes:
 
 def hash_key(key: bytes) -> bytes:
     """What makes the keyed hashes under a key. It opens nothing, and may outlive the key."""
-    return hmac.new(key, b"bramley keyed hash", hashlib.sha256).digest()
+    return hmac.digest(key, b"bramley keyed hash", "sha256")
 
 
 def sealed_with(sealed: bytes) -> bytes:
@@ -90,8 +90,8 @@ class KeyRing:
     def keyed_hashes(self, value: bytes, *, purpose: str) -> list[bytes]:
         """HMAC-SHA256 of ``value`` under every key, the current one first (32 bytes each)."""
         under = [*(hash_key(key) for key in self.keys), *self.hash_keys]
-        return [hmac.new(_derive(key, purpose), value, hashlib.sha256).digest() for key in under]
+        return [hmac.digest(_derive(key, purpose), value, "sha256") for key in under]
 
 
 def _derive(key: bytes, purpose: str) -> bytes:
-    return hmac.new(key, purpose.encode(), hashlib.sha256).digest()
+    return hmac.digest(key, purpose.encode(), "sha256")
