@@ -83,8 +83,13 @@ OUTSTANDING = (DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.NOT_NOW)
 class CommandDelivery(models.Model):
     """One command for one enrollment. ``id`` comes from a database sequence: it is the order of delivery."""
 
+    # By the command, with or without a state: delivery_progress. Every index more is written at each step.
     command = models.ForeignKey(
-        Command, on_delete=models.CASCADE, related_name="deliveries", verbose_name=_("command")
+        Command,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        verbose_name=_("command"),
+        db_index=False,
     )
     enrollment = models.ForeignKey(
         Enrollment,
@@ -93,15 +98,16 @@ class CommandDelivery(models.Model):
         verbose_name=_("enrollment"),
         db_index=False,
     )
-    epoch = models.PositiveIntegerField(_("epoch"), default=1)
+    epoch = models.IntegerField(_("epoch"), default=1)
     state = models.CharField(
         _("state"), max_length=12, choices=DeliveryState.choices, default=DeliveryState.QUEUED
     )
     reason = models.CharField(_("reason"), max_length=300, blank=True)
-    sent_count = models.PositiveIntegerField(_("times sent"), default=0)
+    # Counted upwards only: a constraint that says so is read anew for each row that changes.
+    sent_count = models.IntegerField(_("times sent"), default=0)
     sent_at = models.DateTimeField(_("sent"), null=True, blank=True)
     not_now_at = models.DateTimeField(_("NotNow at"), null=True, blank=True)
-    not_now_count = models.PositiveIntegerField(_("times NotNow"), default=0)
+    not_now_count = models.IntegerField(_("times NotNow"), default=0)
     completed_at = models.DateTimeField(_("completed"), null=True, blank=True)
 
     class Meta:
