@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +19,16 @@ _SAID = (
 class Event:
     """One event of a statement, or one for each row of its ``origin``.
 
-    ``prefix``: of its parameters (:func:`parameters`). ``target_id``: SQL for the id of what it is about, of
-    a row of ``origin``: what stands after FROM.
+    ``prefix``: of its parameters, which are for the columns that differ each time (``<prefix>_details``,
+    JSON as text). ``same``: the other columns, as :func:`audit.recording.columns_of` gives them.
+    ``target_id``: SQL for the id of what it is about, of a row of ``origin``: what stands after FROM.
     """
 
     prefix: str
     target_id: str
     origin: str
+    same: Mapping[str, Any]
+    differ: tuple[str, ...] = ("at", "details")
 
 
 def insertion(*events: Event) -> str:
@@ -39,16 +41,12 @@ def insertion(*events: Event) -> str:
     )
 
 
-def parameters(prefix: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """From what :func:`audit.recording.columns_of` gives; the id is the statement's own."""
-    values = {f"{prefix}_{name}": columns[name] for name in _SAID}
-    values[f"{prefix}_details"] = json.dumps(columns["details"])
-    return values
-
-
 def _selection(event: Event, number: int) -> str:
-    places = templates.places(AuditEvent, event.prefix, *_SAID)
-    said = ", ".join(f"{place} AS {name}" for name, place in places.items())
+    places = templates.places(AuditEvent, event.prefix, *event.differ)
+    known = {field.attname: field for field in AuditEvent._meta.concrete_fields}
+    said = ", ".join(
+        f"{places.get(name) or templates.literal(known[name], event.same[name])} AS {name}" for name in _SAID
+    )
     return (
         f"SELECT {number} AS place, {event.target_id} AS about, {said}, "  # noqa: S608
         f"{event.target_id}::text AS target_id FROM {event.origin}"

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Count
 
 from audit.models import AuditEvent
-from audit.recording import Actor, columns_of
+from audit.recording import Actor, event_of
 from commands.core import catalogue, plist
 from commands.models import OUTSTANDING, Command, CommandDelivery, CommandSource, DeliveryState
 from database import rows
@@ -232,25 +232,35 @@ def _verify_times(now: datetime, not_before: datetime | None, expires_at: dateti
 
 def enqueued_event(command: Command, actor: Actor, *, queued: int, skipped: int) -> AuditEvent:
     """What the record says of a command that was queued; not yet written."""
-    return AuditEvent(**enqueued_columns(command, actor, queued=queued, skipped=skipped))
-
-
-def enqueued_columns(command: Command, actor: Actor, *, queued: int, skipped: int) -> dict[str, Any]:
-    """The same by column."""
-    return columns_of(
-        "command.enqueued",
-        actor=actor,
-        target=command,
-        at=command.created_at,
-        details={
-            "request_type": command.request_type,
-            "command_uuid": str(command.uuid),
-            "queued": queued,
-            "skipped": skipped,
-            "not_before": command.not_before.isoformat() if command.not_before else None,
-            "expires_at": command.expires_at.isoformat() if command.expires_at else None,
-        },
+    details = enqueued_details(
+        command.request_type,
+        command.uuid,
+        queued=queued,
+        skipped=skipped,
+        not_before=command.not_before,
+        expires_at=command.expires_at,
     )
+    return event_of("command.enqueued", actor=actor, target=command, at=command.created_at, details=details)
+
+
+def enqueued_details(
+    request_type: str,
+    command_uuid: uuid.UUID,
+    *,
+    queued: int,
+    skipped: int,
+    not_before: datetime | None,
+    expires_at: datetime | None,
+) -> dict[str, Any]:
+    """The details of that."""
+    return {
+        "request_type": request_type,
+        "command_uuid": str(command_uuid),
+        "queued": queued,
+        "skipped": skipped,
+        "not_before": not_before.isoformat() if not_before else None,
+        "expires_at": expires_at.isoformat() if expires_at else None,
+    }
 
 
 def new_command(command_uuid: uuid.UUID, request_type: str, body: bytes, **fields: Any) -> Command:

@@ -65,14 +65,18 @@ def alone() -> AbstractContextManager[object]:
 
 
 def _default(field: models.Field[Any, Any]) -> str:
-    kind = kind_of(field)
     if isinstance(field, models.UUIDField) and field.default is uuid.uuid4:
         return "gen_random_uuid()"
     if getattr(field, "auto_now_add", False) or getattr(field, "auto_now", False):
         raise LookupError(f"{field} is not known")
     if not (field.has_default() or field.null or (field.blank and field.empty_strings_allowed)):
         raise LookupError(f"{field} is not known")
-    value = field.get_default()
+    return literal(field, field.get_default())
+
+
+def literal(field: models.Field[Any, Any], value: Any) -> str:
+    """A value of this column that is the same each time, as SQL."""
+    kind = kind_of(field)
     if value is None:
         return f"NULL::{kind}"
     text = json.dumps(value) if isinstance(field, models.JSONField) else str(value)

@@ -9,12 +9,14 @@ Two that meet in one row end as an ``IntegrityError`` of the later one, which th
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from audit import statements as audit
 from audit.models import Outcome
@@ -24,7 +26,7 @@ from commands.models import CommandSource
 from database import prepared, templates
 from devices import registry
 from devices import statements as devices
-from devices.models import Enrollment, EnrollmentState
+from devices.models import Device, Enrollment, EnrollmentState
 from enrollment import access, completion
 from enrollment.models import EnrollmentSession
 from mdm.answers import Rejected, Reply
@@ -45,6 +47,9 @@ _FIND = f"""
 """
 _WIDTH = 14
 """Columns of the certificate."""
+_QUESTIONS = first_commands.Parts(QUESTIONS, CommandSource.SERVER, SERVER)
+_NOBODY = Enrollment(device=Device())
+"""Stands for the enrollment where a statement is put together."""
 
 
 # --- Authenticate ----------------------------------------------------------------------------------------
@@ -117,13 +122,10 @@ def _begin(
         "session_state": session.state if session is not None else None,
         "session_udid": udid[:64],
         "session_serial_number": serial_number[:64],
-        **_said_of(
-            said.name or serial_number or udid,
-            udid,
-            serial_number,
-            "enrollment.authenticated",
-            certificate=certificate.serial_number,
-        ),
+        "told_at": timezone.now(),
+        "told_actor": _actor(udid, serial_number),
+        "told_target_label": said.name or serial_number or udid,
+        "told_details": json.dumps({"udid": udid, "certificate": certificate.serial_number}),
     }
     begun = _run(_authenticate(bound=certificate.binding is not None, fresh=is_fresh), values)
     return Reply() if begun else None
@@ -141,7 +143,7 @@ def _authenticate(*, bound: bool, fresh: bool) -> templates.Statement:
     conditions = [access.NOT_BLOCKED, devices.UNKNOWN_DEVICE]
     if bound:
         conditions += [devices.NOTHING_BOUND, completion.AS_READ]
-    event = audit.Event("told", "pinned.enrollment_id", "pinned")
+    event = _event("enrollment.authenticated", "pinned", "pinned.enrollment_id")
     parts = [
         _fit_to_be_recorded(conditions) if fresh else _fit(conditions),
         devices.arrival(source, bound=bound, recorded=not fresh),
@@ -217,11 +219,14 @@ def first_token_update(
         "push_magic": message.push_magic,
         "awaiting": message.awaiting_configuration,
         "digest": digest,
-        **_said_of(str(enrollment), device.udid, device.serial_number, "enrollment.enrolled"),
-        **audit.parameters("asleep", cannot_be_woken(enrollment, message.topic)),
-        **first_commands.parameters(
-            QUESTIONS, source=CommandSource.SERVER, actor=SERVER, now=now, expires_at=now + STALE
-        ),
+        "told_at": timezone.now(),
+        "told_actor": _actor(device.udid, device.serial_number),
+        "told_target_label": str(enrollment)[:200],
+        "told_details": json.dumps({"udid": device.udid}),
+        "asleep_at": timezone.now(),
+        "asleep_target_label": str(enrollment)[:200],
+        "asleep_details": json.dumps({"topic": message.topic}),
+        **_QUESTIONS.parameters(now, now + STALE),
     }
     if not _run(_enrol(bound=enrollment.binding is not None), values):
         return None
@@ -247,14 +252,17 @@ def _enrol(*, bound: bool) -> templates.Statement:
             SELECT FROM {_PUSH_CERTIFICATE} WHERE topic = %(topic)s AND state = 'ACTIVE')
     """
     events = [
-        audit.Event("told", "enrolled.id", "enrolled"),
-        audit.Event("asleep", "enrolled.id", unless_it_can_be_woken),
-        *first_commands.events(len(QUESTIONS)),
+        _event("enrollment.enrolled", "enrolled", "enrolled.id"),
+        audit.Event(
+            *("asleep", "enrolled.id", unless_it_can_be_woken, cannot_be_woken(_NOBODY, "")),
+            differ=("at", "target_label", "details"),
+        ),
+        *_QUESTIONS.events(),
     ]
     parts = [
         devices.enrolment(conditions),
         *([f"completed AS ({completion.completed_sql('enrolled')})"] if bound else []),
-        first_commands.parts(len(QUESTIONS)),
+        _QUESTIONS.sql(),
         f"pushed AS ({templates.insertion(PushRequest, push)} FROM enrolled)",
         f"told AS ({audit.insertion(*events)})",
     ]
@@ -293,12 +301,14 @@ def cannot_be_woken(enrollment: Enrollment, topic: str) -> dict[str, Any]:
     )
 
 
-def _said_of(enrollment: str, udid: str, serial_number: str, action: str, **details: str) -> dict[str, Any]:
-    """The event ``told``, as :mod:`devices.registry` records it. ``enrollment``: what it is called."""
-    actor = Actor(name=f"device {serial_number or udid}")
-    columns = columns_of(action, actor=actor, details={"udid": udid, **details})
-    columns |= {"target_kind": Enrollment._meta.label_lower, "target_label": enrollment[:200]}
-    return audit.parameters("told", columns)
+def _actor(udid: str, serial_number: str) -> str:
+    return f"device {serial_number or udid}"
+
+
+def _event(action: str, origin: str, enrollment: str) -> audit.Event:
+    """The event ``told``: a device did it, as :mod:`devices.registry` records it."""
+    same = columns_of(action, actor=Actor(name=""), target=_NOBODY)
+    return audit.Event("told", enrollment, origin, same, ("at", "actor", "target_label", "details"))
 
 
 def _run(statement: templates.Statement, values: Mapping[str, Any]) -> bool:
