@@ -27,6 +27,7 @@ class AuditEvent(models.Model):
         on_delete=models.SET_NULL,
         verbose_name=_("user"),
         related_name="+",
+        db_index=False,
     )
     action = models.CharField(_("action"), max_length=80, db_index=True)
     outcome = models.CharField(_("outcome"), max_length=8, choices=Outcome.choices, default=Outcome.DONE)
@@ -41,7 +42,10 @@ class AuditEvent(models.Model):
         verbose_name = _("audit event")
         verbose_name_plural = _("audit events")
         ordering = ["-id"]
-        indexes = [models.Index(fields=["target_kind", "target_id"], name="audit_by_target")]
+        indexes = [
+            models.Index(fields=["target_kind", "target_id"], name="audit_by_target"),
+            models.Index(fields=["user"], condition=models.Q(user__isnull=False), name="audit_by_user"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.target_label}".strip()

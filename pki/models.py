@@ -276,6 +276,7 @@ class Certificate(models.Model):
         on_delete=models.PROTECT,
         related_name="renewals",
         verbose_name=_("renewed from"),
+        db_index=False,
     )
     first_used_at = models.DateTimeField(_("first used"), null=True, blank=True)
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
@@ -301,6 +302,11 @@ class Certificate(models.Model):
                 fields=["issuer_key"], condition=models.Q(status="REVOKED"), name="certificate_revoked"
             ),
             models.Index(fields=["serial_number"], name="certificate_serial"),
+            models.Index(
+                fields=["renewed_from"],
+                condition=models.Q(renewed_from__isnull=False),
+                name="certificate_renewed_from",
+            ),
             # How many hang on a key generation, and when they end.
             models.Index(
                 fields=["issuer_key", "not_after"],

@@ -217,7 +217,9 @@ class Transaction(models.Model):
     service = models.ForeignKey(
         ScepService, on_delete=models.PROTECT, related_name="+", verbose_name=_("service")
     )
-    issuer = models.ForeignKey(Issuer, on_delete=models.PROTECT, related_name="+", verbose_name=_("issuer"))
+    issuer = models.ForeignKey(
+        Issuer, on_delete=models.PROTECT, related_name="+", verbose_name=_("issuer"), db_index=False
+    )
     transaction_id = models.CharField(_("transaction id"), max_length=256, db_index=True)
     message_type = models.CharField(_("message type"), max_length=20)
     status = models.CharField(_("status"), max_length=8, choices=TransactionStatus.choices)
@@ -256,7 +258,7 @@ class Transaction(models.Model):
     proposed_subject = models.JSONField(_("proposed subject"), default=list, blank=True)
     proposed_names = models.JSONField(_("proposed alternative names"), default=list, blank=True)
     proposed_days = models.PositiveIntegerField(_("proposed days of validity"), null=True, blank=True)
-    expires_at = models.DateTimeField(_("lapses"), null=True, blank=True, db_index=True)
+    expires_at = models.DateTimeField(_("lapses"), null=True, blank=True)
     decided_at = models.DateTimeField(_("decided"), null=True, blank=True)
     decided_by = models.CharField(_("decided by"), max_length=200, blank=True)
     remote_addr = models.CharField(_("address"), max_length=45, blank=True)

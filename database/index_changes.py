@@ -1,0 +1,39 @@
+"""Steps of migrations that make and drop indexes of large tables while the server works.
+
+On PostgreSQL concurrently: nobody waits for them, and they cannot stand in a transaction. So the migration
+has ``atomic = False``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations import RunPython
+
+
+def drop_index(name: str) -> RunPython:
+    """Drop an index, where there is one of that name."""
+
+    def forwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
+        _drop(editor, name)
+
+    return RunPython(forwards)
+
+
+def create_index(name: str, table: str, column: str, *, where: str) -> RunPython:
+    """Make a partial index. One that was begun before and not finished is made anew."""
+
+    def forwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
+        _drop(editor, name)
+        editor.execute(f'CREATE INDEX {_concurrently(editor)} "{name}" ON {table} ("{column}") WHERE {where}')
+
+    return RunPython(forwards)
+
+
+def _drop(editor: BaseDatabaseSchemaEditor, name: str) -> None:
+    editor.execute(f'DROP INDEX {_concurrently(editor)} IF EXISTS "{name}"')
+
+
+def _concurrently(editor: BaseDatabaseSchemaEditor) -> str:
+    return "CONCURRENTLY" if editor.connection.vendor == "postgresql" else ""
