@@ -129,11 +129,14 @@ def test_clear_passcode_needs_a_token_in_escrow() -> None:
     assert [skip.reason for skip in result.skipped] == ["no unlock token"]
 
 
-def test_a_full_queue_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", [0, 1, 8])
+def test_a_full_queue_takes_no_more(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    """Also where those between first and last have full queues, and are not asked for."""
     monkeypatch.setattr(enqueueing, "MAX_OUTSTANDING", 3)
-    full, empty = one(), one()
+    full, *between, empty = [one() for _ in range(2 + others)]
     for _ in range(3):
-        enqueue(full)
+        for target in (full, *between):
+            enqueue(target)
     result = put("ProfileList", None, [full.pk, empty.pk])
     assert result.queued == 1
     assert [(skip.target, skip.reason) for skip in result.skipped] == [
