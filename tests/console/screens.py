@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
@@ -42,8 +43,16 @@ class Visitor:
     trouble: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
-    def open(self, path: str) -> None:
-        self.page.goto(self.base + path, wait_until="networkidle")
+    def open(self, path: str, *, until: Literal["load", "networkidle"] = "networkidle") -> None:
+        """``until``: "load" is half a second less, and enough for a page whose scripts fetch nothing."""
+        self.page.goto(self.base + path, wait_until=until)
+
+    def emulate(self, *, dark: bool) -> None:
+        """What the system says that its user likes."""
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+
+    def resize(self, width: int, height: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": height})
 
     def sign_in(self, username: str, password: str) -> None:
         self.open("/admin/login/?next=/admin/")
