@@ -15,13 +15,14 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
-from django.db import OperationalError, close_old_connections
+from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
 from django.utils import translation
 from django.utils.log import log_response
 
 from audit.addresses import CLIENT_ADDRESS
+from mdm_project import at_hand
 from pki.tokens import TokenUnavailable
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,12 @@ class Doors:
         self.people = WSGIHandler()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        at_hand.take()
         if DEVICE_PATHS.match(environ.get("PATH_INFO", "")):
             try:
                 return self.devices(environ, start_response)
             finally:
-                close_old_connections()
+                at_hand.put_back()
         # People's pages need the client's address only, never whether the peer may pass certificates.
         environ["REMOTE_ADDR"] = environ.get(CLIENT_ADDRESS, environ.get("REMOTE_ADDR", ""))
         return _at_once(self.people(environ, start_response))
