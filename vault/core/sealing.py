@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -61,27 +62,34 @@ class KeyRing:
             if len(key) != KEY_SIZE:
                 raise ValueError("an encryption key has 32 bytes")
 
+    @cached_property
+    def _ciphers(self) -> dict[bytes, AESGCM]:
+        """By the id of their key, the first key first."""
+        ciphers: dict[bytes, AESGCM] = {}
+        for key in self.keys:
+            ciphers.setdefault(key_id(key), AESGCM(key))
+        return ciphers
+
     def seal(self, plaintext: bytes, *, context: str, nonce: bytes) -> bytes:
         """Encrypt ``plaintext`` under the first key, bound to ``context``. ``nonce``: 12 random bytes."""
         if len(nonce) != NONCE_SIZE:
             raise ValueError("a nonce has 12 bytes")
-        key = self.keys[0]
-        return VERSION + key_id(key) + nonce + AESGCM(key).encrypt(nonce, plaintext, context.encode())
+        first_id, cipher = next(iter(self._ciphers.items()))
+        return b"".join((VERSION, first_id, nonce, cipher.encrypt(nonce, plaintext, context.encode())))
 
     def unseal(self, sealed: bytes, *, context: str) -> bytes:
         """Decrypt a value that :meth:`seal` made with the same context. Raises :class:`SealError`."""
         header = len(VERSION) + KEY_ID_SIZE
         if sealed[: len(VERSION)] != VERSION or len(sealed) < header + NONCE_SIZE:
             raise SealError("not a sealed value")
-        wanted = sealed_with(sealed)
+        cipher = self._ciphers.get(sealed_with(sealed))
+        if cipher is None:
+            raise UnknownKey("sealed with a key that is not in the key ring")
         nonce, ciphertext = sealed[header : header + NONCE_SIZE], sealed[header + NONCE_SIZE :]
-        for key in self.keys:
-            if key_id(key) == wanted:
-                try:
-                    return AESGCM(key).decrypt(nonce, ciphertext, context.encode())
-                except InvalidTag:
-                    raise SealError("the value was altered or belongs to another field") from None
-        raise UnknownKey("sealed with a key that is not in the key ring")
+        try:
+            return cipher.decrypt(nonce, ciphertext, context.encode())
+        except InvalidTag:
+            raise SealError("the value was altered or belongs to another field") from None
 
     def sealed_with_first_key(self, sealed: bytes) -> bool:
         """Whether a value needs no re-sealing after a rotation."""
