@@ -110,6 +110,7 @@ class Enrollment(models.Model):
         "self",
         null=True,
         blank=True,
+        db_index=False,  # only those of users: see Meta
         on_delete=models.CASCADE,
         related_name="users",
         verbose_name=_("device enrollment"),
@@ -127,12 +128,11 @@ class Enrollment(models.Model):
         editable=False,
         help_text="Held in quarantine: the columns of the device as its Authenticate had them.",
     )
-    epoch = models.PositiveIntegerField(_("epoch"), default=1)
+    epoch = models.IntegerField(_("epoch"), default=1)
     binding = models.UUIDField(
         _("binding"),
         null=True,
         blank=True,
-        db_index=True,
         help_text=_("Enrollment session that it came from."),
     )
     topic = models.CharField(_("topic"), max_length=200, blank=True)
@@ -173,6 +173,11 @@ class Enrollment(models.Model):
                 fields=["binding"],
                 condition=models.Q(channel="DEVICE", binding__isnull=False),
                 name="enrollment_binding_once",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["parent"], condition=models.Q(parent__isnull=False), name="enrollment_parent"
             ),
         ]
 
@@ -218,8 +223,11 @@ class CheckinReceipt(models.Model):
     the very TokenUpdate of its earlier life, and must not be left without a push token for it.
     """
 
-    enrollment = models.ForeignKey(Enrollment, on_delete=models.CASCADE, related_name="receipts")
-    epoch = models.PositiveIntegerField(default=1)
+    # Found by the constraint, which begins with it.
+    enrollment = models.ForeignKey(
+        Enrollment, on_delete=models.CASCADE, related_name="receipts", db_index=False
+    )
+    epoch = models.IntegerField(default=1)
     digest = models.BinaryField(max_length=32, help_text="SHA-256 of the body")
     received_at = models.DateTimeField()
 

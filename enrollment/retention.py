@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models import Exists, OuterRef
 
 from audit.retention import Sweep, remove, unreferenced
-from devices.models import Enrollment
+from devices.models import Channel, Enrollment
 from enrollment.models import EnrollmentSession, SessionState
 from pki.models import Certificate, CertificateStatus
 
@@ -27,6 +27,6 @@ def remove_old_sessions(sweep: Sweep) -> int:
         updated_at__lt=sweep.before,
         expires_at__lt=sweep.before,
     )
-    living = Enrollment.objects.filter(binding=OuterRef("uuid"), ended_at=None)
+    living = Enrollment.objects.filter(binding=OuterRef("uuid"), channel=Channel.DEVICE, ended_at=None)
     ended = ended.exclude(Exists(usable)).exclude(Exists(living))
     return remove("enrolment sessions", unreferenced(ended), sweep)
