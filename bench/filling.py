@@ -126,7 +126,10 @@ class Filling:
         )
         identity = {"enrollment_id": "e.id", "certificate_id": "c.id", "sha256": "c.sha256"}
         self._run(_insert(Identity, pinned, state="'CURRENT'", pinned_at="now()", **identity))
-        self._settle(Device, Enrollment, Certificate, Identity)
+        mine = f"{_of(Enrollment)} AS e WHERE e.topic = '{topic}' ON CONFLICT DO NOTHING"
+        # Whoever has sent a token was pushed once, and has come since.
+        self._run(_insert(PushRequest, mine, enrollment_id="e.id", requested_at="now()"))
+        self._settle(Device, Enrollment, Certificate, Identity, PushRequest)
 
     def finished(self, udids: Sequence[str], commands: int) -> None:
         """Commands that each of these devices has acknowledged long ago, with what they answered."""
@@ -169,7 +172,26 @@ class Filling:
 
     def forget_pushes(self) -> None:
         """No push is due: those to devices that do not exist would go on beside the next phase."""
-        self._run(f"DELETE FROM {_of(PushRequest)}")
+        self._run(f"UPDATE {_of(PushRequest)} SET state = 'IDLE', lease_owner = NULL WHERE state <> 'IDLE'")
+        self._settle(PushRequest)
+
+    def due_pushes(self, count: int) -> None:
+        """So many pushes are due at once, and no others."""
+        self.forget_pushes()
+        chosen = (
+            f"SELECT p.enrollment_id FROM {_of(PushRequest)} AS p JOIN {_of(Enrollment)} AS e "
+            f"ON e.id = p.enrollment_id WHERE e.state = 'ENROLLED' LIMIT {count}"
+        )
+        self._run(
+            f"UPDATE {_of(PushRequest)} SET state = 'DUE', due_at = now(), attempts = 0, last_result = '', "
+            f"last_sent_at = NULL WHERE enrollment_id IN ({chosen})"
+        )
+        self._settle(PushRequest)
+
+    def pushed(self) -> int:
+        """How many of the due pushes APNs has accepted."""
+        accepted = f"SELECT count(*) FROM {_of(PushRequest)} WHERE state = 'DUE' AND last_result = '200'"
+        return int(self._number(accepted))
 
     def settled(self) -> None:
         """What the autovacuum of a server that has rested would have done."""

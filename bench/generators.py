@@ -18,10 +18,11 @@ Line = dict[str, Any]
 
 def found(source: Path) -> bool:
     """Whether the generators can be built."""
-    return (source / "scepload").is_dir() and _go() is not None
+    return (source / "scepload").is_dir() and go_program() is not None
 
 
-def _go() -> str | None:
+def go_program() -> str | None:
+    """The path of Go's command, if it is installed."""
     return shutil.which("go") or shutil.which("go", path=GO_FOLDER)
 
 
@@ -34,7 +35,7 @@ class Generators:
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
         self.watched: dict[str, int] = {}
-        go = _go()
+        go = go_program()
         if go is None:
             raise SystemExit("Go is not installed")
         for name in ("mdmload", "scepload"):

@@ -6,16 +6,19 @@ What fills the database comes after what is compared with the empty one; what se
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bench.filling import Filling
 from bench.generators import Generators, Line
-from bench.measuring import median_of, memory
+from bench.measuring import measured, median_of, memory
+from bench.pushers import Pusher, pushers
 from bench.stand import Stand
 from tests.support.processes import wait_until
 
@@ -38,14 +41,15 @@ class Size:
     idle_rounds: int = 6
     history: tuple[int, int] = (50, 10_000)
     fleet: int = 100_000
+    pushes: int = 20_000
     large: bool = False
 
 
-TINY = Size(1, 60, (2_000,), 60, 2, (10, 200), 2_000)
+TINY = Size(1, 60, (2_000,), 60, 2, (10, 200), 2_000, 1_000)
 DEFAULT = Size()
 LARGE = Size(issued=(50_000, 100_000, 1_000_000), large=True)
 
-PHASES = ("scep", "enrol", "idle", "command", "history", "enqueue")
+PHASES = ("scep", "enrol", "idle", "command", "history", "enqueue", "push")
 
 
 @dataclass
@@ -76,8 +80,12 @@ class Plan:
             self.command("i")
         if "history" in phases:
             self.history("h")
+        if {"enqueue", "push"} & set(phases):
+            self.filling.fleet(self.size.fleet, self.stand.topic)
         if "enqueue" in phases:
             self.enqueue()
+        if "push" in phases:
+            self.push()
         self.tell({"phase": "memory", **memory(self.stand.parts())})
 
     # --- SCEP ----------------------------------------------------------------------------------------------
@@ -151,7 +159,6 @@ class Plan:
 
     def enqueue(self) -> None:
         """One call for the whole fleet, by REST; with ``large`` devices enrol while it is queued."""
-        self.filling.fleet(self.size.fleet, self.stand.topic)
         token = self.stand.token()
         lines = []
         for _ in range(self.size.runs):
@@ -169,13 +176,65 @@ class Plan:
         yield
         self.filling.forget_pushes()
 
+    def push(self) -> None:
+        """Pushes to APNs, which answers each after 50 ms: by one worker process, by two, and after silence.
+
+        Processes of our own push (:mod:`bench.pusher`), so that they begin in the same moment; the worker of
+        the server stands still. The clock runs from then until every answer is written down; the first run,
+        which opens the connections, is left out. A connection that was silent for an hour is played: its first
+        push goes with a PING, as after half a minute.
+        """
+        with self._worker_at_rest():
+            for name, processes in (("push", 1), ("push-2", 2)):
+                with pushers(self.stand.server.environment, processes) as working:
+                    lines = [self._pushes(working) for _ in range(1 + self.size.runs)][1:]
+                self.tell({"phase": name, "processes": processes, **median_of(lines)})
+            with pushers(self.stand.server.environment, 1) as (pusher,):
+                self.filling.due_pushes(100)
+                pusher.push()  # the connection is open
+                took = []
+                for _ in range(5):
+                    time.sleep(1.0)  # what came just before would be waited for together
+                    self.filling.due_pushes(1)
+                    took.append(round(1000 * pusher.push("quiet"), 1))
+                self.tell({"phase": "push-quiet", "ms": sorted(took)[2], "runs": took})
+        self.filling.forget_pushes()
+
+    def _pushes(self, working: Sequence[Pusher]) -> Line:
+        count = self.size.pushes
+        self.filling.due_pushes(count)
+
+        def parts() -> dict[str, list[int]]:
+            return {**self.stand.parts(), "worker": [one.pid for one in working]}
+
+        with measured(parts) as phase:
+            for one in working:
+                one.begin()
+            for one in working:
+                one.wait()
+            phase.count = count
+        if (pushed := self.filling.pushed()) != count:
+            raise SystemExit(f"{pushed} of {count} pushes were accepted")
+        return {**phase.figures(), **memory({"worker": [one.pid for one in working]})}
+
+    @contextmanager
+    def _worker_at_rest(self) -> Iterator[None]:
+        pids = self.stand.server.pids["worker"]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def _rest(self) -> None:
         """Until the stand-in gets no more pushes."""
         seen = -1
 
         def at_rest() -> bool:
             nonlocal seen
-            before, seen = seen, len(self.stand.apns.pushes)
+            before, seen = seen, self.stand.apns.count
             time.sleep(1.0)
             return before == seen
 

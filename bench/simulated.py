@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import load
 from bench.measuring import Figure, Phase, measured
+from bench.push_door import wait_for_pushes
 from bench.stand import Stand
 from simulator.device import SimulatedDevice
 
@@ -55,11 +56,11 @@ def measure(stand: Stand, size: Size, keys: Path, tell: Tell) -> None:
 
 def command_round(stand: Stand, fleet: list[SimulatedDevice], idle: list[bytes], at_once: int) -> Phase:
     """One command for all; the clock runs while they fetch and answer it, not while they are pushed."""
-    pushed = len(stand.apns.pushes)
+    pushed = stand.apns.count
     queued = json.loads(stand.server.manage("enqueue", "ProfileList", "--all", "--json").stdout)
     if queued["queued"] != len(fleet):
         raise SystemExit(f"not all devices can be sent commands: {queued}")
-    stand.apns.wait_for_pushes(pushed + len(fleet), 60)
+    wait_for_pushes(stand.apns, pushed + len(fleet), 60)
     time.sleep(QUIET)
     sequences = [
         [request, load.acknowledgement(device, queued["command_uuid"])]

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.apns import ApnsStandIn
+from bench.push_door import PushDoor, PythonDoor, push_door
 from tests.support.processes import descendants
 from tests.support.server import RunningServer
 from tests.support.services import Postgres, Redis
@@ -28,7 +28,7 @@ class Stand:
     """A running server, the stand-in for APNs, and the processes whose CPU counts."""
 
     server: RunningServer
-    apns: ApnsStandIn
+    apns: PushDoor
     postgres: Postgres | None = None
     redis: Redis | None = None
     database_url: str = ""
@@ -53,7 +53,7 @@ class Stand:
 
 @contextmanager
 def on_sqlite(home: Path) -> Iterator[Stand]:
-    with ApnsStandIn() as apns, _server(home, apns) as running:
+    with PythonDoor() as apns, _server(home, apns) as running:
         import_push_certificate(running, apns)
         yield Stand(running, apns)
 
@@ -62,7 +62,8 @@ def on_sqlite(home: Path) -> Iterator[Stand]:
 def on_postgres(home: Path) -> Iterator[Stand]:
     """PostgreSQL with fsync, as it is run in earnest."""
     with ExitStack() as stack:
-        apns = stack.enter_context(ApnsStandIn())
+        apns = push_door()
+        stack.enter_context(apns)
         postgres = stack.enter_context(Postgres(durable=True))
         redis = stack.enter_context(Redis())
         url = postgres.create_database("bench")
@@ -71,7 +72,7 @@ def on_postgres(home: Path) -> Iterator[Stand]:
         yield Stand(running, apns, postgres, redis, url)
 
 
-def _server(home: Path, apns: ApnsStandIn, **options: str) -> RunningServer:
+def _server(home: Path, apns: PushDoor, **options: str) -> RunningServer:
     return RunningServer(
         home,
         apns_url=apns.url,

@@ -13,6 +13,7 @@ from commands.models import CommandDelivery, CommandResult, DeliveryState
 from devices.models import Enrollment, EnrollmentState, Identity
 from pki import issuers
 from pki.models import Certificate
+from push.models import PushRequest, PushState
 from scep import services
 from scep.models import Challenge, Transaction
 
@@ -35,6 +36,13 @@ def test_a_database_is_filled() -> None:
         filling.fleet(4, "com.apple.mgmt.External.test")
         udids = list(Enrollment.objects.values_list("device__udid", flat=True))
         filling.finished(udids[:2], 3)
+        assert set(PushRequest.objects.values_list("state", flat=True)) == {PushState.IDLE}
+        filling.due_pushes(3)
+        assert PushRequest.objects.filter(state=PushState.DUE).count() == 3
+        PushRequest.objects.filter(state=PushState.DUE).update(last_result="200")
+        assert filling.pushed() == 3
+        filling.forget_pushes()
+        assert PushRequest.objects.filter(state=PushState.IDLE).count() == 4
         assert filling.commits_per_second(0.01) > 0
     assert (Transaction.objects.count(), Challenge.objects.count(), AuditEvent.objects.count() - told) == (
         8,

@@ -22,6 +22,14 @@ def test_what_was_not_measured_says_so() -> None:
     assert table({}).count("| not measured | – |") == len(TARGETS)
 
 
+def test_shares_of_both_yardsticks_are_told_apart() -> None:
+    lines = {"calibration": {"S": 4000.0, "S_plain": 1600.0}, "scep": {"per_second": 400.0}}
+    told = table(lines).splitlines()
+    assert told[2].endswith("| at least 0.5 S | 0.1 S, 0.25 S_plain | 20%, of S_plain 50% |")
+    assert told[-2].startswith("S: 4000 RSA-2048 signatures")
+    assert told[-1].startswith("S_plain: 1600, the same without AVX-512")
+
+
 def test_less_of_a_cost_is_more_of_the_target() -> None:
     told = table({"idle": {"web_cpu_ms": 0.35}})
     assert "| at most 0.7 ms | 0.35 ms | 200% |" in told

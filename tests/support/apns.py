@@ -44,6 +44,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import h2.config
 import h2.connection
@@ -395,7 +396,7 @@ class ApnsStandIn:
 
         self._call(cut)
 
-    def start(self) -> ApnsStandIn:
+    def start(self) -> Self:
         self._server = self._loop.run_until_complete(
             self._loop.create_server(lambda: _Connection(self, self._loop), HOST, self._port)
         )
@@ -420,7 +421,7 @@ class ApnsStandIn:
             connection.transport.abort()
         self._loop.call_soon(self._loop.stop)
 
-    def __enter__(self) -> ApnsStandIn:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from simulator.device import SimulatedDevice
 from simulator.exchange import SimulationError, converse
 from simulator.hardware import make_hardware
 from simulator.keys import new_key
 from simulator.transport import Transport
-from tests.support.apns import ApnsStandIn, Push
+from tests.support.apns import ApnsStandIn, Authority, Push
 from tests.support.server import RunningServer
 
 TOPIC = "com.apple.mgmt.External.woken"
@@ -72,7 +73,13 @@ class SleepingFleet:
             self._by_token[device.enrolled.token] = device
 
 
-def import_push_certificate(server: RunningServer, apns: ApnsStandIn) -> None:
+class HasAuthority(Protocol):
+    """A stand-in for APNs, whichever."""
+
+    authority: Authority
+
+
+def import_push_certificate(server: RunningServer, apns: HasAuthority) -> None:
     """Give the server a push certificate that the stand-in accepts."""
     certificate, key = apns.authority.push_certificate(TOPIC)
     path = server.home / "push.pem"

@@ -1,0 +1,3 @@
+module bramley.example/bench/apns
+
+go 1.21
