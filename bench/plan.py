@@ -181,8 +181,8 @@ class Plan:
 
         Processes of our own push (:mod:`bench.pusher`), so that they begin in the same moment; the worker of
         the server stands still. The clock runs from then until every answer is written down; the first run,
-        which opens the connections, is left out. A connection that was silent for an hour is played: its first
-        push goes with a PING, as after half a minute.
+        which opens the connections, is left out. A connection that was silent for an hour is played: its
+        first push goes with a PING, as after half a minute.
         """
         with self._worker_at_rest():
             for name, processes in (("push", 1), ("push-2", 2)):
