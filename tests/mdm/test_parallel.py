@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from audit.recording import SERVER
@@ -153,10 +154,10 @@ def test_a_command_that_is_queued_while_an_answer_is_taken_keeps_its_push() -> N
     assert push.due_at < timezone.now() + outbox.AT_LEAST_BETWEEN
 
 
-def enqueue(enrollment: Enrollment) -> Command:
+def enqueue(enrollment: Enrollment, name: str = "ProfileList") -> Command:
     now = timezone.now()
     return queue.enqueue(
-        "ProfileList", None, [enrollment.pk], source=CommandSource.ADMIN, actor=SERVER, now=now
+        name, None, [enrollment.pk], source=CommandSource.ADMIN, actor=SERVER, now=now
     ).command
 
 
@@ -172,3 +173,28 @@ def somebody_waits_for_a_row() -> bool:
         cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
         (waits,) = cursor.fetchone()
     return bool(waits)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite waits for the disk at every commit")
+def test_only_what_may_go_out_twice_waits_for_no_disk() -> None:
+    """An answer, and the hand-out of what must not go twice, are on disk before the device hears of it."""
+    device = enrolled()
+    enqueue(enrollment_of(device))
+    enqueue(enrollment_of(device), "RestartDevice")
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+    with CaptureQueriesContext(connection) as harmless:
+        uuid = command_uuid(device.idle())
+    with CaptureQueriesContext(connection) as answering:
+        dangerous = command_uuid(device.answer(uuid))
+    with CaptureQueriesContext(connection) as done:
+        assert device.answer(dangerous).body == b""
+    enqueue(enrollment_of(device), "RestartDevice")
+    with CaptureQueriesContext(connection) as alone:
+        assert command_uuid(device.idle())
+    assert ["synchronous_commit" in one["sql"] for one in harmless.captured_queries] == [False, True]
+    others = [*answering.captured_queries, *done.captured_queries, *alone.captured_queries]
+    assert not [one for one in others if "synchronous_commit" in one["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("on",)
