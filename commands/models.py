@@ -45,7 +45,7 @@ class Command(models.Model):
         db_default="",
         help_text=_("What fills in, for each device, the values that differ, when it fetches the command."),
     )
-    targets = models.PositiveIntegerField(_("targets"), default=0)
+    targets = models.IntegerField(_("targets"), default=0)
 
     class Meta:
         verbose_name = _("command")

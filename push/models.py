@@ -126,7 +126,7 @@ class PushRequest(models.Model):
     requested_at = models.DateTimeField(_("requested"), null=True, blank=True)
     lease_until = models.DateTimeField(_("leased until"), null=True, blank=True)
     lease_owner = models.UUIDField(null=True, blank=True, editable=False)
-    attempts = models.PositiveIntegerField(
+    attempts = models.IntegerField(
         _("attempts"), default=0, help_text=_("Pushes since there was last nothing to do.")
     )
     last_sent_at = models.DateTimeField(_("last sent"), null=True, blank=True)

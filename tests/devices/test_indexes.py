@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from django.db import connection, models
 
+from commands.models import Command
 from devices.models import Channel, CheckinReceipt, Device, Enrollment, Identity
+from push.models import PushRequest
 from tests.scep.test_indexes import declared, indexes_of, on_postgresql
 
 pytestmark = pytest.mark.django_db
 
 
-@pytest.mark.parametrize("model", [Device, Enrollment, Identity, CheckinReceipt])
+@pytest.mark.parametrize("model", [Device, Enrollment, Identity, CheckinReceipt, Command, PushRequest])
 def test_the_indexes_are_those_of_the_models(model: type[models.Model]) -> None:
     assert sorted(indexes_of(model).values()) == sorted(declared(model))
 
@@ -40,10 +42,11 @@ def test_what_is_looked_for_is_found_by_an_index(rows: Any, index: str) -> None:
 
 
 @on_postgresql
-def test_no_epoch_is_checked_against_the_text_of_a_constraint() -> None:
+def test_no_counter_is_checked_against_the_text_of_a_constraint() -> None:
+    tables = [model._meta.db_table for model in (Enrollment, CheckinReceipt, Command, PushRequest)]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid = ANY(%s::regclass[])",
-            [[Enrollment._meta.db_table, CheckinReceipt._meta.db_table]],
+            [tables],
         )
         assert cursor.fetchone() == (0,)
