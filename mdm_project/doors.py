@@ -54,7 +54,6 @@ class DeviceDoor:
 
 def respond(request: HttpRequest) -> HttpResponse:
     """Resolve and call the view. A fault is a 5xx with an empty body, never a 401 and never a page."""
-    translation.deactivate()  # of a person whom this thread served before
     try:
         match = _resolve(request.path_info)
         request.resolver_match = match
@@ -101,7 +100,10 @@ class Doors:
                 at_hand.put_back()
         # People's pages need the client's address only, never whether the peer may pass certificates.
         environ["REMOTE_ADDR"] = environ.get(CLIENT_ADDRESS, environ.get("REMOTE_ADDR", ""))
-        return _at_once(self.people(environ, start_response))
+        try:
+            return _at_once(self.people(environ, start_response))
+        finally:
+            translation.deactivate()  # whom this thread serves next may be a device
 
 
 def _at_once(response: HttpResponseBase) -> Iterable[bytes]:
