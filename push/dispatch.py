@@ -91,9 +91,12 @@ def _is_woken_again() -> bool:
 
 
 def _drain(until: float) -> None:
-    """Send what is due, and what somebody says is due while it is on its way."""
+    """Send what is due, and what somebody says is due while it is on its way.
+
+    Where that is more than one batch another worker is woken: one message woke only this one.
+    """
     under_way: list[Batch] = []
-    may_be_more = True
+    may_be_more, is_alone = True, True
     while True:
         if _is_woken_again():
             _note_look()
@@ -102,6 +105,9 @@ def _drain(until: float) -> None:
             probing = any(batch.is_probe for batch in under_way)
             batch = begin(timezone.now(), BATCH, probe=not probing)
             may_be_more = batch.may_be_more
+            if is_alone and batch.claimed >= BATCH:
+                waking.ring()
+                is_alone = False
             if batch.claimed:
                 under_way.append(batch)
                 continue

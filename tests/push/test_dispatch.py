@@ -663,6 +663,21 @@ def test_a_run_that_is_woken_all_the_time_ends_and_leaves_word(monkeypatch: pyte
     assert rings == [1]
 
 
+@pytest.mark.usefixtures("certificate", "push_door")
+@pytest.mark.parametrize(("due", "woken"), [(9, 0), (10, 1), (35, 1)])
+def test_more_than_a_batch_wakes_another_worker_once(
+    make_enrollments: MakeEnrollments, now: datetime, monkeypatch: pytest.MonkeyPatch, due: int, woken: int
+) -> None:
+    rings: list[int] = []
+    monkeypatch.setattr(waking, "ring", lambda: rings.append(1))
+    monkeypatch.setattr(dispatch, "BATCH", 10)
+    request(make_enrollments(due), now)
+    rings.clear()
+    dispatch.run()
+    assert len(rings) == woken
+    assert not outbox.anything_due(now)
+
+
 def test_what_a_run_has_no_time_for_is_left_to_another_worker(
     make_enrollments: MakeEnrollments, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
