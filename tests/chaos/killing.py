@@ -1,8 +1,9 @@
 """``kill -9`` between a command's enqueue and its push: every command still arrives, none twice.
 
 The broker only wakes; what is due is in the database, and the sweep finds it. Moments that are tried in turn:
-the worker stands still while the command is queued and is killed before it looks; it is killed at a random
-moment around its push; Redis is gone while the command is queued, or dies right after.
+both workers stand still while commands are queued and are killed before they look; both are killed at a
+random moment around their pushes; Redis is gone while a command is queued, or dies right after. Both
+together, because one that lives would do the work of the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.apns import ApnsStandIn, Reply
@@ -20,6 +23,7 @@ from tests.support.server import RunningServer
 from tests.support.services import Redis
 from tests.support.woken import CarefulDevice, SleepingFleet
 
+WORKERS = {"BRAMLEY_WORKER_PROCESSES": "2"}
 KILLS = 10
 """On each of the two set-ups."""
 STEADY = 5.5
@@ -47,27 +51,28 @@ class Killing:
         assert (answer["queued"], answer["skipped"]) == (1, [])
         self.queued[answer["command_uuid"]] = device
 
-    def wait_for_worker(self) -> int:
-        """The id of the worker, when it has lived for a while."""
-        wait_until("a worker runs", lambda: bool(self.server.pids["worker"]))
-        pid = self.server.pids["worker"][0]
-        time.sleep(max(0.0, STEADY - _age(pid)))
-        return pid
+    def wait_for_workers(self) -> list[int]:
+        """The ids of both, when they have lived for a while."""
+        wait_until("both workers run", lambda: len(self.server.pids["worker"]) == 2)
+        pids = self.server.pids["worker"]
+        time.sleep(max(0.0, STEADY - min(map(_age, pids))))
+        return pids
 
-    def kill_worker_before_it_looks(self, device: CarefulDevice) -> None:
-        pid = self.wait_for_worker()
-        os.kill(pid, signal.SIGSTOP)
-        self.enqueue(device)
-        self._kill(pid)
+    def kill_workers_before_they_look(self, devices: Iterable[CarefulDevice]) -> None:
+        pids = self.wait_for_workers()
+        _signal(pids, signal.SIGSTOP)
+        self._enqueue_all(devices)
+        self._kill(pids)
 
-    def kill_worker_around_the_push(self, device: CarefulDevice) -> None:
-        pid = self.wait_for_worker()
+    def kill_workers_around_the_push(self, devices: Sequence[CarefulDevice]) -> None:
+        pids = self.wait_for_workers()
         # The answer takes its time, so that the kill finds pushes on their way.
-        assert device.enrolled is not None
-        self.apns.script(device.enrolled.token, Reply(delay=0.3))
-        self.enqueue(device)
+        for device in devices:
+            assert device.enrolled is not None
+            self.apns.script(device.enrolled.token, Reply(delay=0.3))
+        self._enqueue_all(devices)
         time.sleep(self.chance.uniform(0.0, 0.4))
-        self._kill(pid)
+        self._kill(pids)
 
     def kill_redis_before_the_enqueue(self, device: CarefulDevice, redis: Redis) -> None:
         redis.kill()
@@ -76,20 +81,24 @@ class Killing:
         redis.start()
 
     def kill_redis_after_the_enqueue(self, device: CarefulDevice, redis: Redis) -> None:
-        # The worker stands still, so that its wake-up is still in Redis when Redis dies.
-        wait_until("a worker runs", lambda: bool(self.server.pids["worker"]))
-        pid = self.server.pids["worker"][0]
-        os.kill(pid, signal.SIGSTOP)
+        # The workers stand still, so that their wake-up is still in Redis when Redis dies.
+        wait_until("both workers run", lambda: len(self.server.pids["worker"]) == 2)
+        pids = self.server.pids["worker"]
+        _signal(pids, signal.SIGSTOP)
         self.enqueue(device)
         redis.kill()
         self.kills += 1
         redis.start()
-        os.kill(pid, signal.SIGCONT)
+        _signal(pids, signal.SIGCONT)
 
-    def _kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        self.kills += 1
-        wait_until("the worker is gone", lambda: pid not in self.server.pids["worker"])
+    def _enqueue_all(self, devices: Iterable[CarefulDevice]) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self.enqueue, devices))
+
+    def _kill(self, pids: list[int]) -> None:
+        _signal(pids, signal.SIGKILL)
+        self.kills += len(pids)
+        wait_until("the workers are gone", lambda: not set(pids) & set(self.server.pids["worker"]))
 
     def verify(self) -> None:
         """Every command arrived, was answered, and was handed out once."""
@@ -117,6 +126,16 @@ class Killing:
             self.server.manage("shell", "--no-imports", "--command", program).stdout
         )
         return found
+
+
+def pairs(devices: Sequence[CarefulDevice]) -> Iterator[Sequence[CarefulDevice]]:
+    """Two at a time: a command for each worker that is killed."""
+    return (devices[start : start + 2] for start in range(0, len(devices), 2))
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def _age(pid: int) -> float:

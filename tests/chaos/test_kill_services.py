@@ -1,4 +1,4 @@
-"""The worker and Redis are killed, on PostgreSQL: nothing is lost, nothing comes twice."""
+"""The workers and Redis are killed, on PostgreSQL: nothing is lost, nothing comes twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.killing import KILLS, Killing
+from tests.chaos.killing import KILLS, Killing, pairs
 from tests.support.apns import ApnsStandIn
 from tests.support.server import RunningServer
 from tests.support.services import Postgres, Redis
@@ -15,7 +15,7 @@ from tests.support.woken import sleeping_fleet
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 
-def test_the_worker_and_redis_on_postgres(tmp_path: Path, postgres: Postgres, redis_server: Redis) -> None:
+def test_the_workers_and_redis_on_postgres(tmp_path: Path, postgres: Postgres, redis_server: Redis) -> None:
     url = postgres.create_database("kill")
     with (
         ApnsStandIn() as apns,
@@ -29,13 +29,12 @@ def test_the_worker_and_redis_on_postgres(tmp_path: Path, postgres: Postgres, re
         sleeping_fleet(server, apns, KILLS) as fleet,
     ):
         killing = Killing(server, apns, fleet)
-        for number, device in enumerate(fleet.devices):
-            if number % 4 == 0:
-                killing.kill_worker_before_it_looks(device)
-            elif number % 4 == 1:
-                killing.kill_redis_before_the_enqueue(device, redis_server)
-            elif number % 4 == 2:
-                killing.kill_worker_around_the_push(device)
+        for number, two in enumerate(pairs(fleet.devices)):
+            if number == 2:
+                killing.kill_workers_around_the_push(two)
+            elif number % 2:
+                killing.kill_redis_before_the_enqueue(two[0], redis_server)
+                killing.kill_redis_after_the_enqueue(two[1], redis_server)
             else:
-                killing.kill_redis_after_the_enqueue(device, redis_server)
+                killing.kill_workers_before_they_look(two)
         killing.verify()
