@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -152,9 +152,11 @@ class _InetAsText(InetBinaryLoader):
         return str(super().load(data))
 
 
-@cache
 def _adapters(of_django: AdaptersMap) -> AdaptersMap:
-    """Values as Django's cursors take and give them, rows in binary form."""
+    """Values as Django's cursors take and give them, rows in binary form.
+
+    Every connection has adapters of its own: these end with it too.
+    """
     adapters = AdaptersMap(of_django)
     # One width for every integer: else 1 and 100000 are parameters of two different statements.
     adapters.register_dumper(int, Int8BinaryDumper)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +15,7 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
-from database import prepared
+from database import prepared, statements
 
 ON_POSTGRESQL = connection.vendor == "postgresql"
 only_postgresql = pytest.mark.skipif(not ON_POSTGRESQL, reason="PostgreSQL's driver")
@@ -183,6 +185,18 @@ def test_a_lost_connection_is_an_operational_error_and_is_replaced() -> None:
         prepared.row("SELECT 1", [])
     connection.close_if_unusable_or_obsolete()
     assert prepared.row("SELECT 1", []) == (1,)
+
+
+@pytest.mark.django_db(transaction=True)
+@only_postgresql
+def test_nothing_stays_of_a_connection_that_is_closed() -> None:
+    prepared.row("SELECT 1", [])
+    made = statements.of_connection(connection.connection)
+    left = [weakref.ref(made), weakref.ref(made._values.adapters)]
+    del made
+    connection.close()
+    gc.collect()
+    assert [reference() for reference in left] == [None, None]
 
 
 @pytest.mark.django_db
