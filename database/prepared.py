@@ -71,6 +71,7 @@ def inserted(sql: str, parameters: Sequence[Any]) -> int | None:
         return cursor.lastrowid if cursor.rowcount > 0 else None
 
 
+@cache
 def on_postgresql() -> bool:
     """Whether several changes can go in one statement, and rows be locked one by one."""
     return connections[DEFAULT_DB_ALIAS].vendor == "postgresql"
@@ -91,7 +92,7 @@ def read_key(value: uuid.UUID | str) -> uuid.UUID:
 
 def instant(value: datetime) -> Any:
     """A time as a parameter."""
-    return connections[DEFAULT_DB_ALIAS].ops.adapt_datetimefield_value(value)
+    return value if on_postgresql() else connections[DEFAULT_DB_ALIAS].ops.adapt_datetimefield_value(value)
 
 
 def read_instant(value: datetime) -> datetime:
