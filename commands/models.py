@@ -84,12 +84,15 @@ class CommandDelivery(models.Model):
     """One command for one enrollment. ``id`` comes from a database sequence: it is the order of delivery."""
 
     # By the command, with or without a state: delivery_progress. Every index more is written at each step.
+    # No constraint: only the transaction that inserts a command inserts its deliveries, and PostgreSQL would
+    # look that one command up again for each of them (tests/commands/test_references.py).
     command = models.ForeignKey(
         Command,
         on_delete=models.CASCADE,
         related_name="deliveries",
         verbose_name=_("command"),
         db_index=False,
+        db_constraint=False,
     )
     enrollment = models.ForeignKey(
         Enrollment,

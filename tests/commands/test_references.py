@@ -1,0 +1,78 @@
+"""A delivery has its command without a constraint of the database: by how both come and go."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.db import connection, transaction
+
+from audit.recording import SERVER
+from commands import queue
+from commands.models import Command, CommandDelivery, CommandSource
+from push import outbox
+from tests.commands.fleet import NOW, one
+from tests.support.server import ROOT
+
+pytestmark = pytest.mark.django_db
+
+INSERTS = re.compile(
+    r"CommandDelivery\(|insertion\(CommandDelivery|CommandDelivery\.objects\.(bulk_)?create"
+    r"|INSERT INTO \{(delivery|_DELIVERY)\}"
+)
+"""Ways in which a delivery can be made."""
+
+
+def put() -> Command:
+    return queue.enqueue(
+        "ProfileList", None, [one().pk], source=CommandSource.ADMIN, actor=SERVER, now=NOW
+    ).command
+
+
+def orphans() -> int:
+    return CommandDelivery.objects.exclude(command_id__in=Command.objects.values("pk")).count()
+
+
+def test_the_reference_to_the_enrollment_is_checked_and_that_to_the_command_is_not() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite keeps both")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE conrelid = 'commands_commanddelivery'::regclass AND contype = 'f'"
+        )
+        (told,) = [text for (text,) in cursor.fetchall()]
+    assert "REFERENCES devices_enrollment(id)" in told
+
+
+def test_nobody_else_inserts_deliveries() -> None:
+    """Only modules that insert the command in the same transaction, or in the same statement."""
+    makers = set()
+    for path in ROOT.glob("[a-z]*/**/*.py"):
+        where = path.relative_to(ROOT).as_posix()
+        if where.split("/")[0] in {"tests", "bench", "tools"} or "/migrations/" in where:
+            continue
+        text = path.read_text().replace("class CommandDelivery(", "")
+        if INSERTS.search(text):
+            makers.add(where)
+    assert makers == {"commands/enqueueing.py", "commands/first_commands.py"}
+
+
+def test_both_are_rolled_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Exception):
+        pass
+
+    def fail(*_arguments: object, **_options: object) -> int:
+        raise Broken
+
+    monkeypatch.setattr(outbox, "request_push", fail)
+    with pytest.raises(Broken), transaction.atomic():
+        put()
+    assert (Command.objects.count(), CommandDelivery.objects.count()) == (0, 0)
+
+
+def test_a_command_goes_with_its_deliveries_and_no_others() -> None:
+    gone, stays = put(), put()
+    gone.delete()
+    assert list(CommandDelivery.objects.values_list("command_id", flat=True)) == [stays.pk]
+    assert orphans() == 0
