@@ -23,6 +23,7 @@ from django.utils.log import log_response
 
 from audit.addresses import CLIENT_ADDRESS
 from mdm_project import at_hand
+from mdm_project.threshold import PatientBody
 from pki.tokens import TokenUnavailable
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ class Doors:
         self.people = WSGIHandler()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        at_hand.take()
+        if not isinstance(environ.get("wsgi.input"), PatientBody):  # who is slow to send it would hold one
+            at_hand.take()
         if DEVICE_PATHS.match(environ.get("PATH_INFO", "")):
             try:
                 return self.devices(environ, start_response)

@@ -12,6 +12,9 @@ from django.db import OperationalError, connection, connections, transaction
 
 from database import prepared
 from mdm_project import at_hand
+from mdm_project.doors import Doors
+from mdm_project.threshold import PatientBody
+from mdm_project.turns import Turns
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -97,6 +100,28 @@ def test_a_thread_that_has_a_connection_keeps_it(pooled: Callable[[], Any]) -> N
 
     mine, used = in_thread(other)
     assert mine == used
+
+
+def test_who_waits_for_a_long_body_holds_none_of_them(
+    pooled: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_thread(lambda: (pooled(), request()))
+    held: list[Any] = []
+
+    class Slow:
+        def read(self, _size: int = -1) -> bytes:
+            held.append(connections["default"].connection)
+            return b""
+
+    def view(environ: dict[str, Any], _start_response: Callable[..., Any]) -> list[bytes]:
+        return [environ["wsgi.input"].read()]
+
+    doors = Doors()
+    monkeypatch.setattr(doors, "devices", view)
+    environ = {"PATH_INFO": "/mdm/connect", "wsgi.input": PatientBody(Slow(), Turns(1))}
+    assert in_thread(lambda: list(doors(environ, lambda *_: None))) == [b""]
+    assert held == [None]
+    assert len(at_hand._at_hand) == 1
 
 
 def test_what_is_not_as_it_should_be_is_not_kept(pooled: Callable[[], Any]) -> None:
