@@ -192,7 +192,7 @@ def test_a_lost_connection_is_an_operational_error_and_is_replaced() -> None:
 def test_nothing_stays_of_a_connection_that_is_closed() -> None:
     prepared.row("SELECT 1", [])
     made = statements.of_connection(connection.connection)
-    left = [weakref.ref(made), weakref.ref(made._values.adapters)]
+    left: list[weakref.ref[Any]] = [weakref.ref(made), weakref.ref(made._values.adapters)]
     del made
     connection.close()
     gc.collect()
