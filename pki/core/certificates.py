@@ -38,6 +38,7 @@ from pki.core.names import (
     encode_alternative_names,
     encode_name,
 )
+from pki.core.remembering import remembered
 from pki.core.scan import Limits, Malformed, scan
 
 _PEM_LABELS = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"PKCS7", b"CMS"})
@@ -160,7 +161,7 @@ class CertificateFields:
 # --- Reading ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def load_certificate(der: bytes) -> x509.Certificate:
     """Parse a certificate in strict DER. Raises :class:`Malformed`.
 
@@ -180,7 +181,7 @@ def public_key_of(certificate: x509.Certificate) -> PublicKeyTypes:
         raise Malformed("the certificate's key cannot be read") from None
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def read_identifiers(der: bytes) -> Identifiers:
     """Issuer, serial number, subject and key as bytes of the certificate. Raises :class:`Malformed`."""
     certificate = asn1.Fields(asn1.read(der), "certificate")
@@ -601,7 +602,7 @@ def signing_hash(private_key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
     return hashes.SHA256()
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def load_public_key(der: bytes) -> PublicKeyTypes:
     """Load a SubjectPublicKeyInfo. Raises :class:`Malformed`.
 

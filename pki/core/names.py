@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from pki.core import asn1
+from pki.core.remembering import remembered
 from pki.core.scan import Malformed
 
 Name = tuple[tuple[str, str], ...]
@@ -124,7 +125,7 @@ def describe_name(node: asn1.Node) -> str:
     return _described(node.encoded)
 
 
-@lru_cache(maxsize=128)
+@remembered(128)
 def _described(encoded: bytes) -> str:
     parts: list[str] = []
     for rdn in asn1.children(asn1.read(encoded)):

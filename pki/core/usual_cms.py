@@ -12,11 +12,11 @@ Nothing is verified here, and nothing is decided.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from pki.core import algorithms, asn1
 from pki.core.certificates import read_identifiers
+from pki.core.remembering import remembered
 from pki.core.scan import DEFAULT_LIMITS, Limits, Malformed, scan
 
 DATA = "1.2.840.113549.1.7.1"
@@ -223,7 +223,7 @@ def _certificates(data: bytes, position: int) -> tuple[tuple[bytes, ...], int, i
     return tuple(certificates), weight, _close(data, position, end)
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def _weight_of_certificate(certificate: bytes) -> int:
     """How many nodes it is. Raises :class:`Malformed`. A device shows the same one with each message."""
     return scan(certificate, _INSIDE)
@@ -243,7 +243,7 @@ def _named(data: bytes, position: int, certificates: tuple[bytes, ...]) -> tuple
     return found, position + length
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def name_of(certificate: bytes) -> bytes:
     """IssuerAndSerialNumber (section 10.2.4) of a certificate, in DER."""
     identifiers = read_identifiers(certificate)
