@@ -1,8 +1,8 @@
 """How a SCEP service stands at this moment: its rules, its issuer, and the certificates that it answers with.
 
-Read anew for each request: a changed setting, a re-key, a revocation count at once in every process. Kept in
-the process is only what can never change: the bytes of a certificate by its fingerprint, the opened key of a
-key generation.
+Asked anew for each request: a changed setting, a re-key, a revocation count at once in every process. Kept in
+the process is what can never change (the bytes of a certificate by its fingerprint, the opened key of a key
+generation), and how things stood, as long as the rows are of the same version.
 
 A PKIOperation is opened by what was read for the request before (:func:`remembered`), and that is confirmed
 (:func:`confirm`) in the statement that looks for its challenge, before anything is decided or answered. Where
