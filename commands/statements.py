@@ -126,7 +126,8 @@ _SENT_AT_ONCE = f"""
         RETURNING d.enrollment_id, d.sent_at),
     pushed AS (
         {push.work_left_since("sent.sent_at")}
-          FROM sent WHERE {push.TABLE}.enrollment_id = sent.enrollment_id AND {push.TABLE}.state <> 'HELD')
+          FROM sent
+         WHERE {push.TABLE}.enrollment_id = sent.enrollment_id AND {push.is_put_off_since("sent.sent_at")})
 """  # noqa: S608
 _SEND_AT_ONCE = f"{_SENT_AT_ONCE} SELECT 1 FROM sent"  # noqa: S608
 # This waits for no disk, as an answer does. Where PostgreSQL falls within that second, the command is queued
@@ -220,7 +221,8 @@ _ANSWERED_FIRST = f"""
          WHERE {push.TABLE}.enrollment_id = f.enrollment_id
            AND {push.TABLE}.xmin = (
                SELECT p.xmin FROM {push.TABLE} p WHERE p.enrollment_id = f.enrollment_id)
-           AND {push.TABLE}.state <> CASE WHEN f.id IS NOT NULL THEN 'HELD' ELSE 'IDLE' END)
+           AND CASE WHEN f.id IS NULL THEN {push.TABLE}.state <> 'IDLE'
+                    ELSE {push.is_put_off_since("f.completed_at")} END)
 """  # noqa: S608
 _FOLLOWED = """
     SELECT f.id, f.uuid, f.request_type, CASE WHEN sent.id IS NOT NULL THEN f.payload_sealed END
@@ -352,7 +354,7 @@ def send_at_once(enrollment: Enrollment, first: Candidate, now: datetime, jitter
     # Two transactions: between them the device has its command and is pushed once too often, no more.
     if not prepared.changes(_SEND_IF_ENROLLED, [moment, *as_read, *standing]):
         return False
-    push.work_left(enrollment.pk, now, jitter)
+    push.put_off(enrollment.pk, now, jitter)
     return True
 
 
@@ -414,7 +416,7 @@ def _answer_by_steps(
     if following is None:
         push.nothing_left(enrollment.pk)
         return Answered(None, more_to_see=False)
-    push.work_left(enrollment.pk, now, jitter)
+    push.put_off(enrollment.pk, now, jitter)
     if not _is_plain(following) or not mark_sent(following, now):
         return Answered(None, more_to_see=True)
     body = following.payload_sealed or b""

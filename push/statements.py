@@ -29,6 +29,12 @@ _FIRST, _SECOND, _LATER = (
 )
 _PAUSE = f"CASE WHEN attempts <= 1 THEN {_FIRST} WHEN attempts <= 2 THEN {_SECOND} ELSE {_LATER} END"
 _MORE = WORK_LEFT + f" WHERE enrollment_id = %s AND state <> '{PushState.HELD}'"
+_RESTS = 0.75
+"""A push that is due no sooner than after so much of its pause is as good as put off: nothing is written."""
+_MORE_UNLESS_IT_RESTS = f"""
+    {_MORE} AND NOT (state = 'DUE' AND lease_owner IS NULL AND due_at >= CASE
+                     WHEN attempts <= 1 THEN %s WHEN attempts <= 2 THEN %s ELSE %s END)
+"""
 _NOTHING = f"""
     UPDATE {TABLE} SET state = 'IDLE', lease_owner = NULL, lease_until = NULL
      WHERE enrollment_id = %s AND state <> 'IDLE'
@@ -46,6 +52,18 @@ def work_left_since(moment: str) -> str:
     UPDATE {TABLE} SET state = 'DUE', lease_owner = NULL, lease_until = NULL,
            due_at = {moment} + ({_PAUSE}) * %s
     """  # noqa: S608
+
+
+def is_put_off_since(moment: str) -> str:
+    """Which rows :func:`work_left_since` is about: not what is held, and not what rests anyway.
+
+    Most devices connect because of a push, and the next one is due after the same pause.
+    """
+    return f"""
+        {TABLE}.state <> 'HELD' AND NOT (
+            {TABLE}.state = 'DUE' AND {TABLE}.lease_owner IS NULL
+            AND {TABLE}.due_at >= {moment} + ({_PAUSE}) * {_RESTS})
+    """
 
 
 def settled_since(moment: str, more: str) -> str:
@@ -183,6 +201,12 @@ def can_wake(topic: str) -> bool:
 def work_left(enrollment_id: int, now: datetime, jitter: float) -> None:
     """The device has something to do: it is pushed later, if it does not come by itself."""
     prepared.changes(_MORE, [*pauses(now, jitter), enrollment_id])
+
+
+def put_off(enrollment_id: int, now: datetime, jitter: float) -> None:
+    """The same, unless it is as good as put off: by :func:`is_put_off_since`, on both databases."""
+    rests = [prepared.instant(now + _RESTS * delay) for delay in backoff.AFTER_CONNECT]
+    prepared.changes(_MORE_UNLESS_IT_RESTS, [*pauses(now, jitter), enrollment_id, *rests])
 
 
 def nothing_left(enrollment_id: int) -> None:

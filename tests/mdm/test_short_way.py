@@ -398,6 +398,35 @@ def test_whatever_is_made_of_answers_has_a_part_or_goes_the_long_way() -> None:
     assert set(results._HANDLERS) - set(results.CAREFUL) == {"DeviceInformation", "SecurityInfo"}
 
 
+def test_a_push_that_rests_anyway_is_left_alone(two: tuple[Device, Device]) -> None:
+    """The device came because of a push: the next one is due after the same pause, and nothing is written."""
+    device, _other = two
+    long, short = NOW + timedelta(seconds=90), NOW + timedelta(seconds=89)
+    put_off_now = NOW + timedelta(seconds=132)
+    for attempts, due_at, owner, expected in (
+        (1, long, None, long),
+        (1, short, None, put_off_now),
+        (1, long, uuid.UUID(int=1), put_off_now),
+        (2, long, None, NOW + timedelta(seconds=660)),
+        (2, NOW + timedelta(seconds=450), None, NOW + timedelta(seconds=450)),
+        (9, NOW + timedelta(seconds=2700), None, NOW + timedelta(seconds=2700)),
+    ):
+        start_over(device)
+        add(device)
+        another(device)
+        values = {"attempts": attempts, "due_at": due_at, "lease_owner": owner}
+        push(device, **values)
+        command = command_uuid(device.idle())
+        row = PushRequest.objects.get(enrollment=enrollment_of(device))
+        assert (row.state, row.due_at, row.lease_owner) == (PushState.DUE, expected, None)
+        push(device, **values)
+        assert device.answer(command).body
+        row = PushRequest.objects.get(enrollment=enrollment_of(device))
+        assert (row.state, row.due_at, row.lease_owner) == (PushState.DUE, expected, None)
+    assert device.answer(command_uuid(device.idle())).body == b""
+    assert PushRequest.objects.get(enrollment=enrollment_of(device)).state == PushState.IDLE
+
+
 def test_its_statements(two: tuple[Device, Device]) -> None:
     """With the one that finds who asks; on SQLite with BEGIN and COMMIT."""
     device, _other = two
