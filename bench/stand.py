@@ -14,6 +14,8 @@ from tests.support.server import RunningServer
 from tests.support.services import Postgres, Redis
 from tests.support.woken import TOPIC, import_push_certificate
 
+PROCESSES = {"BRAMLEY_WEB_PROCESSES": "2", "BRAMLEY_WORKER_PROCESSES": "1"}
+"""As many as are measured where nothing else is said."""
 _MAKE_ACCESS = """
 from django.contrib.auth import get_user_model; from django.utils import timezone
 from api import tokens; from audit.recording import SERVER
@@ -77,7 +79,7 @@ def _server(home: Path, apns: PushDoor, **options: str) -> RunningServer:
         home,
         apns_url=apns.url,
         apns_ca=apns.ca_file,
-        environment={"BRAMLEY_WEB_PROCESSES": os.environ.get("BRAMLEY_WEB_PROCESSES", "2")},
+        environment={name: os.environ.get(name, usual) for name, usual in PROCESSES.items()},
         database_url=options.get("database_url"),
         redis_url=options.get("redis_url"),
     )

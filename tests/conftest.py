@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
+from django.db import connection
 from hypothesis import settings as hypothesis_settings
 
 from tests.support.server import RunningServer
@@ -19,6 +21,8 @@ hypothesis_settings.load_profile("bramley")
 
 
 THE_TEST_DATABASE = {"db", "transactional_db", "live_server", "django_db_setup"}
+THE_PRODUCT = {"start_server", "running_server"}
+"""These start it on PostgreSQL and Redis where the suite runs on them."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What does not touch the test database is not run a second time on PostgreSQL (tools/run_tests.py)."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if not item.get_closest_marker("django_db") and not fixtures & THE_TEST_DATABASE:
+        if not item.get_closest_marker("django_db") and not fixtures & (THE_TEST_DATABASE | THE_PRODUCT):
             item.add_marker("once")
 
 
@@ -40,20 +44,40 @@ class StartServer(Protocol):
 
 
 @pytest.fixture(scope="module")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """A function that starts the product; all that it started ends with the module."""
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
+    """A function that starts the product; all that it started ends with the module.
+
+    In the suite's run on PostgreSQL it starts there, with Redis, and with several processes of each kind.
+    """
     with ExitStack() as stack:
 
         def start(home: Path | None = None, **options: Any) -> RunningServer:
+            if connection.vendor == "postgresql" and "database_url" not in options:
+                options |= _services(request)
             server = RunningServer(home or tmp_path_factory.mktemp("home"), **options)
             return stack.enter_context(server)
 
         yield start
 
 
+_started = count()
+
+
+def _services(request: pytest.FixtureRequest) -> dict[str, str]:
+    """A database of its own, and one of the sixteen of Redis, so that none works off another's messages."""
+    number = next(_started)
+    postgres, redis = request.getfixturevalue("postgres"), request.getfixturevalue("redis_server")
+    return {
+        "database_url": postgres.create_database(f"product_{number}"),
+        "redis_url": redis.url.removesuffix("/0") + f"/{1 + number % 15}",
+    }
+
+
 @pytest.fixture(scope="module")
 def running_server(start_server: StartServer) -> RunningServer:
-    """The product with its embedded database and broker, one for the module."""
+    """The product, one for the module."""
     return start_server()
 
 

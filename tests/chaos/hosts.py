@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.support import apns
 from tests.support.processes import free_port, wait_until
-from tests.support.server import ROOT, RunningServer
+from tests.support.server import NARROW, ROOT, RunningServer
 from tests.support.services import Missing, Postgres, Redis, Service
 
 PORT = 8000
@@ -178,6 +178,7 @@ class Host(RunningServer):
         super().__init__(home, port=port, arguments=("--only", only) if only else (), **options)  # type: ignore[arg-type]
         self.url = f"http://{self.address}:{port}"
         self.environment["BRAMLEY_BIND"] = f"{self.address}:{port}"
+        self.environment |= NARROW  # the hosts are what there are several of
         self.only = only
 
     def launch(self, log: Path | None = None) -> None:
@@ -199,7 +200,7 @@ class Host(RunningServer):
         wait_until(
             f"{self.home.name} is ready",
             lambda: line in self.output or self.process.poll() is not None,
-            seconds=90,
+            seconds=180,
         )
         assert self.process.poll() is None, ended + self.output[-4000:]
 

@@ -138,6 +138,7 @@ def test_a_device_that_checks_out_is_neither_pushed_nor_given_commands(
     assert [skipped["reason"] for skipped in queued["skipped"]] == ["not enrolled"]
 
 
+@pytest.mark.once  # a server of its own
 def test_a_wrong_push_certificate_is_refused_by_apns_and_shown_to_the_administrator(
     start_server: StartServer, apns: ApnsStandIn, tmp_path: Path
 ) -> None:

@@ -25,15 +25,13 @@ from tests.conftest import StartServer
 from tests.support.processes import wait_until
 from tests.support.server import RunningServer
 
-pytestmark = pytest.mark.once
-
 REQUESTS = 40
 
 
 @pytest.fixture(scope="module")
 def server(start_server: StartServer) -> RunningServer:
-    """The product with two web processes."""
-    return start_server(environment={"BRAMLEY_WEB_PROCESSES": "2"})
+    """The product with several web processes, on SQLite too."""
+    return start_server(environment={"BRAMLEY_WEB_PROCESSES": "3"})
 
 
 def enrol(server: RunningServer, number: int) -> SimulatedDevice:

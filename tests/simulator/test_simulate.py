@@ -15,7 +15,7 @@ from simulator.management.commands.simulate import profile_url
 from tests.support.inside import inside
 from tests.support.server import RunningServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def simulate(server: RunningServer, *arguments: str, code: int = 0) -> tuple[dict[str, Any], str]:

@@ -17,6 +17,10 @@ from tests.support.processes import Process, descendants, free_port, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 OURS = re.compile(r"BRAMLEY_|DATABASE_URL$|REDIS_URL$|DJANGO_SETTINGS_MODULE$|PYTEST_|GRANIAN_|CELERY_")
 
+NARROW = {"BRAMLEY_WEB_PROCESSES": "1", "BRAMLEY_WORKER_PROCESSES": "1"}
+WIDE = {"BRAMLEY_WEB_PROCESSES": "3", "BRAMLEY_WORKER_PROCESSES": "2"}
+"""On PostgreSQL and Redis, which are for several processes: no test may depend on which one it meets."""
+
 
 class RunningServer:
     """``with RunningServer(folder) as server:`` runs ``manage.py start`` and waits until it is ready.
@@ -24,7 +28,8 @@ class RunningServer:
     ``home``: a folder, made if absent; start again with the same one to meet a second start.
     ``database_url``, ``redis_url``: ``None`` for the embedded SQLite and broker.
     ``apns_url``, ``apns_ca``: the stand-in for APNs and its root certificate (path).
-    ``environment``: further variables. ``tls``: HTTPS with a certificate of its own issuer.
+    ``environment``: further variables, among them how many processes (else :data:`WIDE` on PostgreSQL with
+    Redis, :data:`NARROW` otherwise). ``tls``: HTTPS with a certificate of its own issuer.
     """
 
     def __init__(
@@ -47,8 +52,7 @@ class RunningServer:
         given = {
             "BRAMLEY_HOME": str(home),
             "BRAMLEY_BIND": f"127.0.0.1:{self.port}",
-            "BRAMLEY_WEB_PROCESSES": "1",
-            "BRAMLEY_WORKER_PROCESSES": "1",
+            **(WIDE if database_url and redis_url else NARROW),
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "BRAMLEY_APNS_URL": apns_url,
@@ -87,7 +91,7 @@ class RunningServer:
                 stderr=subprocess.STDOUT,
             )
 
-    def start(self, *, seconds: float = 90.0) -> None:
+    def start(self, *, seconds: float = 180.0) -> None:
         """Start and wait for the line ``Bramley is ready at …``."""
         self.launch()
         try:
