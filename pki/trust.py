@@ -241,6 +241,9 @@ def _verify_foreign(facts: CertificateFacts, purpose: Purpose, now: datetime) ->
     # The record could not hold it, and RFC 5280 section 4.1.2.2 forbids it.
     if len(facts.serial_number) > 40 or facts.serial_number.startswith("-"):
         raise Untrusted("unknown certificate")
+    # Nor this (PostgreSQL), and no name is spelt so (section 4.2.1.6).
+    if "\0" in facts.subject_alternative_name:
+        raise Untrusted("unknown certificate")
 
 
 def authorities(purpose: Purpose) -> list[bytes]:

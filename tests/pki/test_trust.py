@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from audit.models import AuditEvent
 from pki import issuers, keys, trust
-from pki.core.certificates import CertificateFields, build_certificate, build_root, encode_pem
+from pki.core.certificates import (
+    CertificateFields,
+    build_certificate,
+    build_root,
+    encode_pem,
+    load_certificate,
+)
 from pki.core.scan import Malformed
 from pki.models import (
     Certificate,
@@ -233,6 +239,23 @@ def test_trust_is_for_a_purpose(rsa_party: Party, ec_party: Party) -> None:
     issuer.refresh_from_db()
     assert issuer.trusted_for == ["MDM_IDENTITY", "OTA_IDENTITY"]
     assert identify(der, purpose=Purpose.OTA_IDENTITY, now=NOW).purpose == MDM
+
+
+@pytest.mark.parametrize("name", [x509.DNSName("a\0.example"), x509.RFC822Name("a\0@example.org")])
+def test_a_name_that_no_record_could_hold(rsa_party: Party, ec_party: Party, name: x509.GeneralName) -> None:
+    root = authority(rsa_party)
+    trusted(root)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "device")])
+    made = (
+        x509.CertificateBuilder(load_certificate(root).subject, subject, ec_party.key.public_key(), 7)
+        .not_valid_before(NOW - timedelta(days=5))
+        .not_valid_after(NOW + timedelta(days=300))
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        .sign(rsa_party.key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+    assert refused(made) == "unknown certificate"
+    assert not Certificate.objects.exists()
 
 
 def test_a_clone_of_a_trusted_ca(rsa_party: Party, other_party: Party, ec_party: Party) -> None:
