@@ -29,11 +29,13 @@ _FIRST, _SECOND, _LATER = (
 )
 _PAUSE = f"CASE WHEN attempts <= 1 THEN {_FIRST} WHEN attempts <= 2 THEN {_SECOND} ELSE {_LATER} END"
 _MORE = WORK_LEFT + f" WHERE enrollment_id = %s AND state <> '{PushState.HELD}'"
-_RESTS = 0.75
-"""A push that is due no sooner than after so much of its pause is as good as put off: nothing is written."""
+_RESTS, _RESTS_AT_MOST = 0.75, backoff.spread(1.0)
+"""A push that is due after so much of its pause, at least and at most, is as good as put off: nothing is
+written. What was put off for longer, because the device did not come, is due sooner now that it is here."""
 _MORE_UNLESS_IT_RESTS = f"""
-    {_MORE} AND NOT (state = 'DUE' AND lease_owner IS NULL AND due_at >= CASE
-                     WHEN attempts <= 1 THEN %s WHEN attempts <= 2 THEN %s ELSE %s END)
+    {_MORE} AND NOT (state = 'DUE' AND lease_owner IS NULL
+                     AND due_at >= CASE WHEN attempts <= 1 THEN %s WHEN attempts <= 2 THEN %s ELSE %s END
+                     AND due_at <= CASE WHEN attempts <= 1 THEN %s WHEN attempts <= 2 THEN %s ELSE %s END)
 """
 _NOTHING = f"""
     UPDATE {TABLE} SET state = 'IDLE', lease_owner = NULL, lease_until = NULL
@@ -62,7 +64,8 @@ def is_put_off_since(moment: str) -> str:
     return f"""
         {TABLE}.state <> 'HELD' AND NOT (
             {TABLE}.state = 'DUE' AND {TABLE}.lease_owner IS NULL
-            AND {TABLE}.due_at >= {moment} + ({_PAUSE}) * {_RESTS})
+            AND {TABLE}.due_at >= {moment} + ({_PAUSE}) * {_RESTS}
+            AND {TABLE}.due_at <= {moment} + ({_PAUSE}) * {_RESTS_AT_MOST})
     """
 
 
@@ -205,8 +208,9 @@ def work_left(enrollment_id: int, now: datetime, jitter: float) -> None:
 
 def put_off(enrollment_id: int, now: datetime, jitter: float) -> None:
     """The same, unless it is as good as put off: by :func:`is_put_off_since`, on both databases."""
-    rests = [prepared.instant(now + _RESTS * delay) for delay in backoff.AFTER_CONNECT]
-    prepared.changes(_MORE_UNLESS_IT_RESTS, [*pauses(now, jitter), enrollment_id, *rests])
+    least = [prepared.instant(now + _RESTS * delay) for delay in backoff.AFTER_CONNECT]
+    most = [prepared.instant(now + _RESTS_AT_MOST * delay) for delay in backoff.AFTER_CONNECT]
+    prepared.changes(_MORE_UNLESS_IT_RESTS, [*pauses(now, jitter), enrollment_id, *least, *most])
 
 
 def nothing_left(enrollment_id: int) -> None:

@@ -410,6 +410,10 @@ def test_a_push_that_rests_anyway_is_left_alone(two: tuple[Device, Device]) -> N
         (2, long, None, NOW + timedelta(seconds=660)),
         (2, NOW + timedelta(seconds=450), None, NOW + timedelta(seconds=450)),
         (9, NOW + timedelta(seconds=2700), None, NOW + timedelta(seconds=2700)),
+        (9, NOW + timedelta(seconds=4320), None, NOW + timedelta(seconds=4320)),
+        # It did not come for long: now it is here, and is not left alone for a day.
+        (9, NOW + timedelta(hours=20), None, NOW + timedelta(seconds=3960)),
+        (0, NOW + timedelta(hours=20), None, put_off_now),
     ):
         start_over(device)
         add(device)
