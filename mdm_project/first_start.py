@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from audit.recording import SERVER, record
 from enrollment.setup import ensure_default_profile
@@ -26,6 +28,8 @@ ISSUER_SLUG = "bramley"
 ISSUER_NAME = "Bramley Device CA"
 ADMINISTRATOR = "admin"
 _TURN = 0x6272616D6C6579  # "bramley", the key of PostgreSQL's advisory lock
+WAIT = 0.2
+"""Seconds until the turn is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ def ensure_administrator() -> Credentials | None:
     return credentials
 
 
+def _has_turn(holder: BaseDatabaseWrapper) -> bool:
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_TURN])
+        return bool(cursor.fetchone()[0])
+
+
 @contextlib.contextmanager
 def _our_turn() -> Iterator[None]:
     """One set-up at a time for one database: an advisory lock, or a lock file beside the SQLite file."""
@@ -73,8 +83,11 @@ def _our_turn() -> Iterator[None]:
         holder = connection.copy()
         try:
             holder.set_autocommit(False)
-            with holder.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_TURN])
+            # Asked again and again, each time in a new transaction: one that waited inside a statement would
+            # be waited for by CREATE and DROP INDEX CONCURRENTLY of whoever has the turn, for ever.
+            while not _has_turn(holder):
+                holder.rollback()
+                time.sleep(WAIT)
             yield
             holder.rollback()
         finally:
