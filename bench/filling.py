@@ -172,7 +172,10 @@ class Filling:
 
     def forget_pushes(self) -> None:
         """No push is due: those to devices that do not exist would go on beside the next phase."""
-        self._run(f"UPDATE {_of(PushRequest)} SET state = 'IDLE', lease_owner = NULL WHERE state <> 'IDLE'")
+        self._run(
+            f"UPDATE {_of(PushRequest)} SET state = 'IDLE', lease_owner = NULL, lease_until = NULL "
+            "WHERE state <> 'IDLE' OR lease_until IS NOT NULL"
+        )
         self._settle(PushRequest)
 
     def due_pushes(self, count: int) -> None:
