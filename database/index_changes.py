@@ -13,12 +13,12 @@ from django.db.migrations import RunPython
 
 
 def drop_index(name: str) -> RunPython:
-    """Drop an index, where there is one of that name."""
+    """Drop an index, where there is one of that name. Going back it is not made again: nothing needs it."""
 
     def forwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
         _drop(editor, name)
 
-    return RunPython(forwards)
+    return RunPython(forwards, RunPython.noop)
 
 
 def create_index(name: str, table: str, column: str, *, where: str) -> RunPython:
@@ -28,7 +28,10 @@ def create_index(name: str, table: str, column: str, *, where: str) -> RunPython
         _drop(editor, name)
         editor.execute(f'CREATE INDEX {_concurrently(editor)} "{name}" ON {table} ("{column}") WHERE {where}')
 
-    return RunPython(forwards)
+    def backwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
+        _drop(editor, name)
+
+    return RunPython(forwards, backwards)
 
 
 def _drop(editor: BaseDatabaseSchemaEditor, name: str) -> None:
