@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from contextlib import closing
@@ -33,6 +34,8 @@ COMMIT_SECONDS = 2.0
 
 def main() -> None:
     options = _options()
+    # Also one that is ended ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     lines: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="bramley-bench-") as text:
         folder = Path(text)
