@@ -19,7 +19,7 @@ from audit.models import AuditEvent
 from commands.models import Command, CommandDelivery, CommandResult
 from devices.models import Device, Enrollment, Identity
 from pki.models import Certificate, IssuerKey
-from push.models import PushRequest
+from push.models import PushCertificate, PushRequest
 from scep.models import Challenge, ScepService, Transaction
 
 _DIGEST = "encode(sha256(('{}' || n)::bytea), 'hex')"
@@ -183,7 +183,8 @@ class Filling:
         self.forget_pushes()
         chosen = (
             f"SELECT p.enrollment_id FROM {_of(PushRequest)} AS p JOIN {_of(Enrollment)} AS e "
-            f"ON e.id = p.enrollment_id WHERE e.state = 'ENROLLED' LIMIT {count}"
+            f"ON e.id = p.enrollment_id WHERE e.state = 'ENROLLED' AND e.push_token IS NOT NULL "
+            f"AND e.topic IN (SELECT topic FROM {_of(PushCertificate)} WHERE state = 'ACTIVE') LIMIT {count}"
         )
         self._run(
             f"UPDATE {_of(PushRequest)} SET state = 'DUE', due_at = now(), attempts = 0, last_result = '', "

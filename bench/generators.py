@@ -29,12 +29,14 @@ def go_program() -> str | None:
 class Generators:
     """``scepload`` and ``mdmload``, built from ``source`` into ``folder``; keys and devices are kept there.
 
-    ``watched``: the process whose CPU counts, with all below it, by name.
+    ``watched``: the process whose CPU counts, with all below it, by name. ``topic``: to which the devices
+    subscribe; without a push certificate for it they would not be woken.
     """
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
         self.watched: dict[str, int] = {}
+        self.topic = ""
         go = go_program()
         if go is None:
             raise SystemExit("Go is not installed")
@@ -71,7 +73,7 @@ class Generators:
             "mdmload",
             *("-checkin-url", f"{url}/mdm/checkin", "-mdm-url", f"{url}/mdm/connect", "-noattr"),
             *("-state", str(self.folder / "state"), "-seed", seed, "-devices", str(devices)),
-            *("-c", str(at_once), "-do", phase, *options),
+            *("-c", str(at_once), "-do", phase, *(("-topic", self.topic) if self.topic else ()), *options),
         )[-1]
         count = {"enrol": "enrolled", "cmd2": "acked"}.get(phase, "requests")
         rate = {"enrol": "enrol_per_s", "cmd2": "cmd_per_s"}.get(phase, "req_per_s")

@@ -65,6 +65,7 @@ class Plan:
     def run(self, phases: Collection[str]) -> None:
         """The chosen ones of :data:`PHASES`. Those that need enrolled devices enrol them."""
         parts = self.stand.parts()
+        self.generators.topic = self.stand.topic
         self.generators.watched = {name: pids[0] for name, pids in parts.items() if pids}
         self.stand.server.manage("trust_issuer", str(self.generators.anchor()), "--purpose", "mdm_identity")
         if "scep" in phases:

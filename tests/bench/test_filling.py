@@ -13,7 +13,7 @@ from commands.models import CommandDelivery, CommandResult, DeliveryState
 from devices.models import Enrollment, EnrollmentState, Identity
 from pki import issuers
 from pki.models import Certificate
-from push.models import PushRequest, PushState
+from push.models import PushCertificate, PushRequest, PushState
 from scep import services
 from scep.models import Challenge, Transaction
 
@@ -37,6 +37,11 @@ def test_a_database_is_filled() -> None:
         udids = list(Enrollment.objects.values_list("device__udid", flat=True))
         filling.finished(udids[:2], 3)
         assert set(PushRequest.objects.values_list("state", flat=True)) == {PushState.IDLE}
+        filling.due_pushes(3)
+        assert not PushRequest.objects.exclude(state=PushState.IDLE).exists(), "nobody can wake them"
+        PushCertificate.objects.create(
+            state="ACTIVE", topic="com.apple.mgmt.External.test", private_key_sealed=b"sealed"
+        )
         filling.due_pushes(3)
         assert PushRequest.objects.filter(state=PushState.DUE).count() == 3
         PushRequest.objects.filter(state=PushState.DUE).update(last_result="200")
