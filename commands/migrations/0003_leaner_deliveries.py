@@ -7,20 +7,13 @@ Nothing here takes longer the more rows there are.
 import django.db.models.deletion
 from django.db import migrations, models
 
+from database.index_changes import drop_constraint, drop_index
+
 TABLE = "commands_commanddelivery"
 BY_COMMAND = "commands_commanddelivery_command_id_29ecb4e8"
 """The index of the foreign key; ``delivery_progress`` begins with the same column."""
 NEVER_NEGATIVE = ("epoch", "sent_count", "not_now_count")
 """Numbers that only grow. PostgreSQL reads such a constraint from its text for every statement that writes."""
-
-
-def drop(_apps, schema_editor):
-    if schema_editor.connection.vendor != "postgresql":
-        schema_editor.execute(f'DROP INDEX IF EXISTS "{BY_COMMAND}"')
-        return
-    schema_editor.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{BY_COMMAND}"')
-    constraints = ", ".join(f'DROP CONSTRAINT IF EXISTS "{TABLE}_{name}_check"' for name in NEVER_NEGATIVE)
-    schema_editor.execute(f'ALTER TABLE "{TABLE}" {constraints}')
 
 
 class Migration(migrations.Migration):
@@ -32,7 +25,10 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[migrations.RunPython(drop, migrations.RunPython.noop)],
+            database_operations=[
+                drop_index(BY_COMMAND),
+                *(drop_constraint(f"{TABLE}_{name}_check", TABLE) for name in NEVER_NEGATIVE),
+            ],
             state_operations=[
                 migrations.AlterField(
                     model_name="commanddelivery",

@@ -6,14 +6,7 @@ the more rows there are.
 
 from django.db import migrations, models
 
-from database.index_changes import drop_index
-
-
-def drop_constraint(_apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(
-            'ALTER TABLE "commands_command" DROP CONSTRAINT IF EXISTS "commands_command_targets_check"'
-        )
+from database.index_changes import drop_constraint, drop_index
 
 
 class Migration(migrations.Migration):
@@ -26,7 +19,7 @@ class Migration(migrations.Migration):
     operations = [
         drop_index("commands_command_request_type_13814b37_like"),
         migrations.SeparateDatabaseAndState(
-            database_operations=[migrations.RunPython(drop_constraint, migrations.RunPython.noop)],
+            database_operations=[drop_constraint("commands_command_targets_check", "commands_command")],
             state_operations=[
                 migrations.AlterField(
                     model_name="command",

@@ -8,14 +8,9 @@ The constraint goes at once, however many rows there are. On SQLite, which would
 import django.db.models.deletion
 from django.db import migrations, models
 
+from database.index_changes import drop_constraint
+
 CONSTRAINT = "commands_commanddeli_command_id_29ecb4e8_fk_commands_"
-
-
-def drop_constraint(_apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(
-            f'ALTER TABLE "commands_commanddelivery" DROP CONSTRAINT IF EXISTS "{CONSTRAINT}"'
-        )
 
 
 class Migration(migrations.Migration):
@@ -25,7 +20,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[migrations.RunPython(drop_constraint, migrations.RunPython.noop)],
+            database_operations=[drop_constraint(CONSTRAINT, "commands_commanddelivery")],
             state_operations=[
                 migrations.AlterField(
                     model_name="commanddelivery",

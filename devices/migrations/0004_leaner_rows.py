@@ -11,16 +11,10 @@ Nothing here takes longer the more rows there are, but the one index that is mad
 import django.db.models.deletion
 from django.db import migrations, models
 
-from database.index_changes import create_index, drop_index
+from database.index_changes import create_index, drop_constraint, drop_index
 
 NEVER_NEGATIVE = ("devices_enrollment", "devices_checkinreceipt")
 """Their epochs only grow. PostgreSQL reads a constraint from its text for every statement that writes."""
-
-
-def drop_constraints(_apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        for table in NEVER_NEGATIVE:
-            schema_editor.execute(f'ALTER TABLE "{table}" DROP CONSTRAINT IF EXISTS "{table}_epoch_check"')
 
 
 class Migration(migrations.Migration):
@@ -42,7 +36,7 @@ class Migration(migrations.Migration):
                     "enrollment_parent", "devices_enrollment", "parent_id", where="parent_id IS NOT NULL"
                 ),
                 drop_index("devices_enrollment_parent_id_8b79756d"),
-                migrations.RunPython(drop_constraints, migrations.RunPython.noop),
+                *(drop_constraint(f"{table}_epoch_check", table) for table in NEVER_NEGATIVE),
             ],
             state_operations=[
                 migrations.AlterField(

@@ -5,12 +5,7 @@ Takes no longer the more rows there are.
 
 from django.db import migrations, models
 
-
-def drop_constraint(_apps, schema_editor):
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(
-            'ALTER TABLE "push_pushrequest" DROP CONSTRAINT IF EXISTS "push_pushrequest_attempts_check"'
-        )
+from database.index_changes import drop_constraint
 
 
 class Migration(migrations.Migration):
@@ -20,7 +15,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[migrations.RunPython(drop_constraint, migrations.RunPython.noop)],
+            database_operations=[drop_constraint("push_pushrequest_attempts_check", "push_pushrequest")],
             state_operations=[
                 migrations.AlterField(
                     model_name="pushrequest",
