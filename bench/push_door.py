@@ -8,13 +8,13 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from bench.generators import go_program
 from tests.support.apns import ApnsStandIn, Authority
+from tests.support.processes import wait_until
 
 SOURCE = Path(__file__).parent / "apns"
 DELAY = "50ms"
@@ -101,8 +101,4 @@ def push_door() -> GoDoor | PythonDoor:
 
 def wait_for_pushes(door: PushDoor, count: int, seconds: float) -> None:
     """Until so many pushes have come since the stand-in started."""
-    until = time.monotonic() + seconds
-    while door.count < count:
-        if time.monotonic() > until:
-            raise SystemExit(f"{door.count} of {count} pushes came in {seconds:g} s")
-        time.sleep(0.02)
+    wait_until(f"{count} pushes have come", lambda: door.count >= count, seconds=seconds, pause=0.02)
