@@ -42,11 +42,10 @@ def insertion(*events: Event) -> str:
 
 
 def _selection(event: Event, number: int) -> str:
-    places = templates.places(AuditEvent, event.prefix, *event.differ)
-    known = {field.attname: field for field in AuditEvent._meta.concrete_fields}
-    said = ", ".join(
-        f"{places.get(name) or templates.literal(known[name], event.same[name])} AS {name}" for name in _SAID
-    )
+    values = templates.places(AuditEvent, event.prefix, *event.differ)
+    for name in set(_SAID) - set(values):
+        values[name] = templates.literal(templates.field_of(AuditEvent, name), event.same[name])
+    said = ", ".join(f"{values[name]} AS {name}" for name in _SAID)
     return (
         f"SELECT {number} AS place, {event.target_id} AS about, {said}, "  # noqa: S608
         f"{event.target_id}::text AS target_id FROM {event.origin}"

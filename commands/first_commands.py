@@ -85,13 +85,12 @@ class Parts:
             f"({number}, {', '.join(templates.places(Command, f'command_{number}', *_DIFFER).values())})"
             for number in range(len(self.request_types))
         )
-        known = {field.attname: field for field in Command._meta.concrete_fields}
         command = {
             **{name: f"v.{name}" for name in _DIFFER},
             "request_type": self._choice("request_type", self.request_types),
             "at_most_once": self._choice("at_most_once", map(catalogue.at_most_once, self.request_types)),
-            "source": templates.literal(known["source"], self.source),
-            "created_by": templates.literal(known["created_by"], self.actor.name[:200]),
+            "source": templates.literal(templates.field_of(Command, "source"), self.source),
+            "created_by": templates.literal(templates.field_of(Command, "created_by"), self.actor.name[:200]),
             **templates.places(Command, "command", "created_at", "expires_at"),
             "targets": "1",
         }
@@ -134,7 +133,7 @@ class Parts:
         return values
 
     def _choice(self, column: str, values: Iterable[Any]) -> str:
-        (field,) = (field for field in Command._meta.concrete_fields if field.attname == column)
+        field = templates.field_of(Command, column)
         cases = " ".join(
             f"WHEN {number} THEN {templates.literal(field, value)}" for number, value in enumerate(values)
         )

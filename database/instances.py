@@ -38,11 +38,19 @@ def new(model: type[M], **values: Any) -> M:
     return instance
 
 
-def loaded(model: type[M], names: list[str], values: list[Any]) -> M:
-    """As ``model.from_db``: an instance of a row that was read. Columns that are not named are read later."""
-    instance, state = model.__new__(model), ModelState()
+def loaded(
+    model: type[M], values: dict[str, Any], related: dict[str, models.Model | None] | None = None
+) -> M:
+    """As ``model.from_db``: an instance of a row that was read, with these columns and related rows.
+
+    Columns that are not named are read on access. ``values`` becomes the instance's own dictionary.
+    """
+    instance = model.__new__(model)
+    state = values["_state"] = ModelState()
     state.adding, state.db = False, DEFAULT_DB_ALIAS
-    instance.__dict__.update(zip(names, values, strict=True), _state=state)
+    if related is not None:
+        state.fields_cache = related
+    instance.__dict__ = values
     return instance
 
 

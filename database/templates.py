@@ -50,8 +50,13 @@ def insertion(model: type[models.Model], columns: Mapping[str, str]) -> str:
 
 def places(model: type[models.Model], prefix: str, *attributes: str) -> dict[str, str]:
     """A parameter with its type for each of these columns: ``udid`` is the parameter ``<prefix>_udid``."""
-    known = {field.attname: field for field in model._meta.concrete_fields}
-    return {name: f"%({prefix}_{name})s::{kind_of(known[name])}" for name in attributes}
+    return {name: f"%({prefix}_{name})s::{kind_of(field_of(model, name))}" for name in attributes}
+
+
+def field_of(model: type[models.Model], attribute: str) -> models.Field[Any, Any]:
+    """The field by the name of its attribute (``device_id``)."""
+    (found,) = (field for field in model._meta.concrete_fields if field.attname == attribute)
+    return found
 
 
 def kind_of(field: models.Field[Any, Any]) -> str:

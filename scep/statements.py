@@ -19,7 +19,7 @@ from django.db import connection, models, transaction
 from django.db.models.expressions import Col
 
 from audit.models import AuditEvent, Outcome
-from database import instances, prepared
+from database import instances, prepared, templates
 from pki.models import (
     Certificate,
     CertificateProfile,
@@ -251,15 +251,6 @@ def _keep_sql() -> tuple[_Table[Certificate], _Table[AuditEvent], _Table[Transac
     )
 
 
-def _literal(value: Any) -> str:
-    """A value of :data:`_SAME` as it stands in SQL."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return f"'{value}'"
-    return f"'{json.dumps(value)}'"
-
-
 # --- reading -----------------------------------------------------------------------------------------------
 
 _Tables = tuple["_Table[ScepService]", "_Table[Issuer]", "_Table[IssuerKey]", "_Table[IssuerCertificate]"]
@@ -396,8 +387,11 @@ class _Table(Generic[M]):
         same = _SAME[self.model]
         return ", ".join(
             otherwise.get(field.attname)
-            or (_literal(same[field.attname]) if field.attname in same else "%s")
-            + f"::{field.cast_db_type(connection)}"
+            or (
+                templates.literal(field, same[field.attname])
+                if field.attname in same
+                else f"%s::{templates.kind_of(field)}"
+            )
             for field in self.fields
         )
 
@@ -407,7 +401,7 @@ class _Table(Generic[M]):
             value if value is None or load is None else load(value)
             for load, value in zip(self._loaders, row, strict=False)
         ]
-        return instances.loaded(self.model, self.names, values)
+        return instances.loaded(self.model, dict(zip(self.names, values, strict=True)))
 
     def values(self, instance: M) -> list[Any]:
         """What is written, as the driver takes it."""
