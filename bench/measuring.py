@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
+_PYTHON_SPEED = Path(__file__).parents[1] / "tools" / "python_speed.py"
 _TICKS = os.sysconf("SC_CLK_TCK")
 Figure = str | int | float
 
@@ -49,9 +51,16 @@ def calibration(seconds: float = 1.0) -> dict[str, Figure]:
         "S_plain": _openssl_signatures({**os.environ, "OPENSSL_ia32cap": WITHOUT_IFMA}),
         "rsa2048_signatures_per_cpu_second": round(count / took),
         "rsa2048_signatures_per_second": round(count / took_by_the_clock),
+        "python_microseconds": _python_microseconds(),
         "load_average": round(os.getloadavg()[0], 1),
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+def _python_microseconds() -> float:
+    """How long this Python takes for a fixed piece of work: builds of one version differ by a third."""
+    argv = [sys.executable, "-I", str(_PYTHON_SPEED)]
+    return float(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout)
 
 
 def _openssl_signatures(environment: Mapping[str, str]) -> float:
