@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable
 from multiprocessing.util import Finalize
 
+from celery import current_app
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
 logger = logging.getLogger(__name__)
 
+TASK = "push.tasks.dispatch"
 REST = 0.25
 """Seconds from one message to the next. A push takes longer to reach its device."""
 
@@ -78,9 +80,8 @@ class Bell:
 
 
 def _publish() -> None:
-    from push.tasks import dispatch  # tasks import the outbox, and that imports this module
-
-    dispatch.apply_async(retry=False)
+    # By its name: with the module of the tasks comes the client for APNs, 3 MB that only a worker needs.
+    current_app.send_task(TASK, retry=False)
 
 
 _bell = Bell(_publish)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from kombu.exceptions import OperationalError as BrokerUnreachable
@@ -32,7 +33,7 @@ MINUTE = timedelta(minutes=1)
 def wakes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often a worker was woken."""
     calls: list[int] = []
-    monkeypatch.setattr("push.tasks.dispatch.apply_async", lambda **_options: calls.append(1))
+    monkeypatch.setattr(current_app, "send_task", lambda _name, **_options: calls.append(1))
     return calls
 
 
@@ -128,10 +129,10 @@ def test_without_a_broker_the_request_stands_all_the_same(
     django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def unreachable(**_options: object) -> None:
+    def unreachable(_name: str, **_options: object) -> None:
         raise BrokerUnreachable("refused")
 
-    monkeypatch.setattr("push.tasks.dispatch.apply_async", unreachable)
+    monkeypatch.setattr(current_app, "send_task", unreachable)
     (enrollment,) = make_enrollments()
     with django_capture_on_commit_callbacks(execute=True):
         outbox.request_push([enrollment.pk], now=NOW)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from celery import current_app
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
 from push.waking import Bell
@@ -144,11 +145,12 @@ def test_a_process_that_ends_in_order_tells_what_rang(tmp_path: Path, end: str, 
 def test_a_request_rings_after_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The product's bell publishes the task that sends."""
     from push import outbox, waking
+    from push.tasks import dispatch
 
-    options: list[dict[str, object]] = []
-    record: Callable[..., None] = lambda **given: options.append(given)  # noqa: E731
+    published: list[tuple[str, dict[str, object]]] = []
+    record: Callable[..., None] = lambda name, **given: published.append((name, given))  # noqa: E731
     waking.flush()
-    monkeypatch.setattr("push.tasks.dispatch.apply_async", record)
+    monkeypatch.setattr(current_app, "send_task", record)
     outbox.wake()
     waking.flush()
-    assert options == [{"retry": False}], "no retry: a broker that is away is the sweep's business"
+    assert published == [(dispatch.name, {"retry": False})], "no retry: a broker away is the sweep's business"
