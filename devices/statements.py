@@ -87,13 +87,15 @@ def enrolment(conditions: Sequence[str]) -> str:
     accepted before, or one of the ``conditions`` does not hold. All else in the statement comes after it:
     others that change this enrollment wait here.
     """
+    # The state is a parameter, though always the same: as a constant it would let the planner take the index
+    # of live enrollments, which seems the cheapest as long as there are few, and read it from end to end.
     return f"""
         enrolled AS (
             UPDATE {_ENROLLMENT} SET state = '{EnrollmentState.ENROLLED}', enrolled_at = %(now)s::timestamptz,
                    topic = %(topic)s, push_token = %(push_token)s, push_magic = %(push_magic)s,
                    token_updated_at = %(now)s::timestamptz, token_dead_at = NULL,
                    awaiting_configuration = COALESCE(%(awaiting)s::boolean, awaiting_configuration)
-             WHERE id = %(enrollment)s AND state = '{EnrollmentState.AUTHENTICATED}'
+             WHERE id = %(enrollment)s AND state = %(state)s
                AND epoch = %(epoch)s AND channel = '{Channel.DEVICE}'
                AND {" AND ".join([_NO_RECEIPT, *conditions])}
             RETURNING id, epoch),

@@ -212,6 +212,7 @@ def first_token_update(
     values = {
         "now": prepared.instant(now),
         "enrollment": enrollment.pk,
+        "state": enrollment.state,
         "epoch": enrollment.epoch,
         "binding": enrollment.binding,
         "topic": message.topic,

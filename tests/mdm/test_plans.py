@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import pytest
 from django.db import connection
 
@@ -12,8 +15,10 @@ from enrollment.setup import ensure_default_profile
 from pki.models import Issuer
 from tests.mdm.support import enrollment_of
 from tests.mdm.test_connect import enqueue
-from tests.mdm.test_newcomers import foreign_device, of_a_session, unbound
+from tests.mdm.test_newcomers import foreign_device, of_a_session, profile, unbound
 from tests.support.devices import Device, command_uuid
+
+__all__ = ["profile"]
 
 pytestmark = [
     pytest.mark.django_db,
@@ -95,6 +100,10 @@ def full(enrolled_a: Device) -> Device:
 
 @pytest.fixture
 def only_prepared_here(full: Device) -> None:
+    forget_prepared()
+
+
+def forget_prepared() -> None:
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
         of_connection(connection.connection).forget()
@@ -111,6 +120,23 @@ def plans() -> dict[str, str]:
             cursor.execute(f"EXPLAIN EXECUTE {name}({nulls})" if count else f"EXPLAIN EXECUTE {name}")
             found[statement] = "\n".join(line for (line,) in cursor.fetchall())
     return found
+
+
+def whole(plan: str) -> Iterator[str]:
+    """The tables that grow of which the plan reads an index from end to end."""
+    for table, then in re.findall(r"Index (?:Only )?Scan .*using \w+ on (\w+).*\n *(.*)", plan):
+        if table in FULL and not then.startswith("Index Cond"):
+            yield table
+
+
+def test_nor_an_index_as_long_as_there_are_few(profile: EnrollmentProfile) -> None:
+    """What is planned in the first minute of an installation is kept until the tables are first analysed."""
+    forget_prepared()
+    for newcomer in (of_a_session(profile), foreign_device(), unbound("D")):
+        newcomer.enrol()
+    told = plans()
+    assert sum("devices_enrollment" in statement for statement in told) >= 4
+    assert not [(statement, plan) for statement, plan in told.items() if list(whole(plan))]
 
 
 def test_no_statement_reads_a_table_from_end_to_end(
@@ -135,6 +161,7 @@ def test_no_statement_reads_a_table_from_end_to_end(
         if any(f"Seq Scan on {table}" in plan for table in FULL)
     ]
     assert not slow, "\n\n".join(slow)
+    assert not [(statement, plan) for statement, plan in told.items() if list(whole(plan))]
     # Nor is it looked at with how many other devices the same command is.
     assert not [plan for plan in told.values() if "delivery_progress" in plan]
     # The queue of a device is found by the index of what is outstanding, not among all that ever was.
