@@ -26,12 +26,12 @@ from django.utils import timezone
 from audit.recording import refuse
 from commands import statements
 from commands.core import plist
-from commands.core.delivery import FINAL, Event, State, event_when_met, next_state
+from commands.core.delivery import FINAL, Event, Outstanding, State, event_when_met, next_state
 from commands.core.envelope import encode_envelope
 from commands.core.report import Report, Status
 from commands.enqueueing import MAX_PAYLOAD, payload_context
 from commands.models import Command, CommandDelivery, CommandResult
-from commands.statements import CLEAR_PASSCODE, Answer, Answered, Candidate, Part
+from commands.statements import CLEAR_PASSCODE, Answer, Answered, Candidate, Condition, Part
 from database import prepared
 from devices import escrow
 from devices.models import Enrollment, SecretKind
@@ -195,6 +195,18 @@ def hand_out(enrollment: Enrollment, first: Candidate, now: datetime) -> Handed 
     return Handed(first.command_uuid, first.request_type, first.delivery_id, body)
 
 
+def with_device(handed: Handed) -> Candidate:
+    """What went out by the short way, as the database has it from then on, for :func:`take_first_answer`."""
+    return Candidate(
+        delivery_id=handed.delivery_id,
+        sent_count=0,
+        command_uuid=handed.command_uuid,
+        request_type=handed.request_type,
+        payload_sealed=None,
+        met=Outstanding(State.SENT, at_most_once=False, cancelled=False, expires_at=None),
+    )
+
+
 def take_first_answer(
     enrollment: Enrollment,
     report: Report,
@@ -204,12 +216,14 @@ def take_first_answer(
     body: bytes,
     careful: Sequence[str],
     also: Part | None = None,
+    if_still: Condition | None = None,
 ) -> Taken | None:
     """The short way to record a final answer to ``first``, hand out what follows and settle the push.
 
     All of it together. ``first``: what was first in the queue a moment ago. ``careful``: the commands whose
     answers go the long way, by name. ``also``: what is made of the answer, kept together with it
-    (PostgreSQL). None where the short way does not go, and then nothing is changed.
+    (PostgreSQL). ``if_still``: what is compared, because it was not read for this request (PostgreSQL). None
+    where the short way does not go, and then nothing is changed.
     """
     new = _final(report)
     if new is None or first.command_uuid != report.command_uuid or first.met.state is not State.SENT:
@@ -217,7 +231,9 @@ def take_first_answer(
     if first.filled_by or first.request_type in careful:
         return None
     answer = _answer(report, new, body)
-    return _taken(statements.answer_first(enrollment, first, answer, now, outbox.jitter(), also=also))
+    return _taken(
+        statements.answer_first(enrollment, first, answer, now, outbox.jitter(), also=also, if_still=if_still)
+    )
 
 
 def take_answer(

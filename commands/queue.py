@@ -45,6 +45,7 @@ from commands.handing_out import (
     record_report,
     take_answer,
     take_first_answer,
+    with_device,
 )
 
 __all__ = [
@@ -81,4 +82,5 @@ __all__ = [
     "take_answer",
     "take_first_answer",
     "warnings_about",
+    "with_device",
 ]

@@ -108,11 +108,16 @@ _ANSWER = f"""
     VALUES (%s, %s, %s, %s, %s, %s)
 """  # noqa: S608
 
+
 # All of it under the lock of the enrollment, as everything else that changes its deliveries and its push.
-_LOCKED = f"""
-    SELECT id, epoch FROM {_ENROLLMENT}
-     WHERE id = %s AND epoch = %s AND state = 'ENROLLED' FOR NO KEY UPDATE
-"""  # noqa: S608
+def _locked(if_still: str = "true") -> str:
+    return f"""
+    SELECT e.id, e.epoch FROM {_ENROLLMENT} e
+     WHERE e.id = %s AND e.epoch = %s AND e.state = 'ENROLLED' AND {if_still} FOR NO KEY UPDATE
+    """  # noqa: S608
+
+
+_LOCKED = _locked()
 # By the device, not by the command: the same command may be with a hundred thousand devices. Materialized,
 # because the planner does not know that.
 _WITH_DEVICE = f"""
@@ -188,10 +193,13 @@ _ANSWER_AT_ONCE = f"""
 
 # The same for the usual answer: to the command that is first in the queue, as it was read with the identity.
 # The queue is read once: what comes next goes out, or asks for a closer look, or there is nothing.
-_ANSWERED_FIRST = f"""
+@cache
+def _answer_first_sql(if_still: str, also: str) -> str:
+    """``if_still``: a condition about the enrollment ``e``. ``also``: a part more, or none."""
+    return f"""
     WITH answered AS (
         UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
-          FROM ({_LOCKED}) locked
+          FROM ({_locked(if_still)}) locked
          WHERE d.enrollment_id = locked.id AND d.epoch = locked.epoch AND d.id = %s AND d.state = 'SENT'
         RETURNING d.id, d.enrollment_id, d.epoch, d.completed_at),
     kept AS (
@@ -223,11 +231,11 @@ _ANSWERED_FIRST = f"""
                SELECT p.xmin FROM {push.TABLE} p WHERE p.enrollment_id = f.enrollment_id)
            AND CASE WHEN f.id IS NULL THEN {push.TABLE}.state <> 'IDLE'
                     ELSE {push.is_put_off_since("f.completed_at")} END)
-"""  # noqa: S608
-_FOLLOWED = """
+    {f", also AS ({also})" if also else ""}
     SELECT f.id, f.uuid, f.request_type, CASE WHEN sent.id IS NOT NULL THEN f.payload_sealed END
       FROM following f LEFT JOIN sent ON true
-"""
+    """  # noqa: S608
+
 
 _ANSWER_FIRST_BY_STEPS = f"""
     UPDATE {_DELIVERY} SET state = %s, reason = '', completed_at = %s
@@ -278,6 +286,14 @@ class Part:
     ``sql`` is an UPDATE that ends in ``FROM answered WHERE …``: ``answered`` is empty where the answer does
     not count, and its ``completed_at`` is the time. ``parameters``: its own, in order.
     """
+
+    sql: str
+    parameters: Sequence[Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What has to be so still when an answer is taken: SQL about the enrollment ``e``. PostgreSQL only."""
 
     sql: str
     parameters: Sequence[Any] = field(repr=False)
@@ -366,37 +382,30 @@ def answer_first(
     jitter: float,
     *,
     also: Part | None = None,
+    if_still: Condition | None = None,
 ) -> Answered | None:
     """Take a final answer to ``first``, keep it, hand out what follows, settle the push.
 
     One statement on PostgreSQL, and what it makes of the answer (``also``) with it; a few in a transaction on
-    SQLite. None, and nothing is changed, where the command is no longer with the device.
+    SQLite. None, and nothing is changed, where the command is no longer with the device. ``if_still``: nor
+    where this does not hold (PostgreSQL).
     """
     if not prepared.on_postgresql():
         with transaction.atomic(savepoint=False):
             return _answer_by_steps(enrollment, first, answer, now, jitter)
     parameters = [
-        *(answer.state.value, prepared.instant(now), enrollment.pk, enrollment.epoch, first.delivery_id),
-        *(answer.result_uuid, answer.status, answer.report_sealed, json.dumps(answer.error_chain)),
-        push.spread(jitter),
+        *(answer.state.value, prepared.instant(now), enrollment.pk, enrollment.epoch),
+        *(if_still.parameters if if_still else ()),
+        *(first.delivery_id, answer.result_uuid, answer.status, answer.report_sealed),
+        *(json.dumps(answer.error_chain), push.spread(jitter), *(also.parameters if also else ())),
     ]
-    if also is None:
-        row = prepared.row(_ANSWER_FIRST, parameters)
-    else:
-        row = prepared.row(_answer_first_and(also.sql), [*parameters, *also.parameters])
+    sql = _answer_first_sql(if_still.sql if if_still else "true", also.sql if also else "")
+    row = prepared.row(sql, parameters)
     return None if row is None else Answered(*_followed(row))
 
 
-_ANSWER_FIRST = _ANSWERED_FIRST + _FOLLOWED
-
-
-@cache
-def _answer_first_and(also: str) -> str:
-    return f"{_ANSWERED_FIRST}, also AS ({also}) {_FOLLOWED}"
-
-
 def _followed(row: Sequence[Any]) -> tuple[Followed | None, bool]:
-    """From the values of :data:`_FOLLOWED`: what went out, and whether something is there that did not."""
+    """From what an answer's statement gives: what went out, and whether something is there that did not."""
     next_id, next_uuid, next_type, payload = row
     if payload is not None:
         return Followed(next_id, next_uuid, next_type, bytes(payload)), False

@@ -28,9 +28,15 @@ def device_enrollment(presented: Presented, channel: ChannelIdentity) -> Enrollm
         raise Rejected(
             "certificate enrolled no device", detail=f"certificate {presented.certificate.serial_number}"
         )
-    if owner.device.udid != channel.udid or owner.device.user_enrollment != channel.user_enrollment:
+    if not names(owner, channel):
         raise Rejected("identity of another device", detail=f"message says {channel.udid}", target=owner)
     return owner
+
+
+def names(owner: Enrollment, channel: ChannelIdentity) -> bool:
+    """Whether the ids in the message are those of the device."""
+    device = owner.device
+    return device.udid == channel.udid and device.user_enrollment == channel.user_enrollment
 
 
 def adopt_renewed(presented: Presented, owner: Enrollment, now: datetime) -> Enrollment:

@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 from commands.models import Command, CommandDelivery
-from commands.statements import CANDIDATE_COLUMNS, FIRST_OF_QUEUE, Candidate, candidate
+from commands.statements import CANDIDATE_COLUMNS, FIRST_OF_QUEUE, Candidate, Condition, candidate
 from database import instances, prepared
-from devices.models import Device, Enrollment, Identity
-from pki.models import Certificate, Issuer, IssuerKey
+from devices.models import Device, Enrollment, Identity, IdentityState
+from pki import trust
+from pki.models import Certificate, Issuer, IssuerKey, Purpose
 from push.models import PushRequest
 
 _IDENTITY, _ENROLLMENT = Identity._meta.db_table, Enrollment._meta.db_table
@@ -64,6 +65,17 @@ CERTIFICATE_ORIGIN = f"""
 _FIND_CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} {CERTIFICATE_ORIGIN} WHERE f.sha256 = %s"
 
 
+# Of the enrollment e: that the certificate still speaks for it, and is trusted as when it was verified.
+_STILL_SPEAKS = f"""
+    EXISTS (SELECT 1 FROM {_IDENTITY} i
+              JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
+              JOIN {_KEY} k ON k.id = f.issuer_key_id
+              JOIN {_ISSUER} s ON s.id = k.issuer_id
+             WHERE i.sha256 = %s AND i.enrollment_id = e.id AND i.state = '{IdentityState.ACTIVE.value}'
+               AND {trust.still_trusted(Purpose.MDM_IDENTITY)})
+"""  # noqa: S608
+
+
 @dataclass(frozen=True)
 class Found:
     """A pinned certificate with its enrollment, device and issuer.
@@ -96,6 +108,11 @@ def find_identity(sha256: str, now: datetime) -> Found | None:
         {"enrollment": enrollment, "certificate": certificate},
     )
     return Found(identity, row[27] or "", candidate(row[28:], now) if row[28] is not None else None)
+
+
+def still_speaks(sha256: str) -> Condition:
+    """All of what :func:`mdm.authentication.pinned` asks that may have changed since. PostgreSQL only."""
+    return Condition(_STILL_SPEAKS, [sha256])
 
 
 def find_certificate(sha256: str) -> Certificate | None:

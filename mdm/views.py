@@ -19,13 +19,14 @@ from mdm import permitted
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Expired, Presented, pinned, proven_certificate, unpinned
 from mdm.checkin import check_in
-from mdm.connect import MAX_CONNECT, connect
+from mdm.connect import MAX_CONNECT, answer_awaited, connect
 from mdm.core.checkin import MAX_CHECKIN
 from mdm.core.farewell import Farewell
 from mdm.departure import last_word
 from mdm.newcomers import first_contact
 
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
+Hurry = Callable[[bytes, bytes, datetime], Reply | None]
 HandleExpired = Callable[[Expired, Mapping[str, Any], bytes, datetime], Reply]
 
 
@@ -39,7 +40,7 @@ def connect_view(request: HttpRequest) -> HttpResponse:
 
     Here, and only here, a device may have a permit to come with an expired certificate.
     """
-    return _serve(request, MAX_CONNECT, _connect, handle_expired=permitted.connect)
+    return _serve(request, MAX_CONNECT, _connect, hurry=answer_awaited, handle_expired=permitted.connect)
 
 
 def _check_in(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
@@ -55,7 +56,12 @@ def _connect(presented: Presented, message: Mapping[str, Any], body: bytes, now:
 
 
 def _serve(
-    request: HttpRequest, limit: int, handle: Handle, *, handle_expired: HandleExpired | None = None
+    request: HttpRequest,
+    limit: int,
+    handle: Handle,
+    *,
+    hurry: Hurry | None = None,
+    handle_expired: HandleExpired | None = None,
 ) -> HttpResponse:
     if request.method != "PUT":
         return HttpResponse(status=405, headers={"Allow": "PUT"}, content_type="text/plain")
@@ -64,6 +70,8 @@ def _serve(
     try:
         body = _read(request, limit)
         certificate = proven_certificate(request, body)
+        if hurry is not None and (hurried := hurry(certificate, body, now)) is not None:
+            return _answer(hurried)
         try:
             presented = pinned(certificate, now)
         except Expired as expired:
@@ -92,6 +100,10 @@ def _serve(
             now=now,
         )
         return HttpResponse(status=rejected.status, content_type="text/plain")
+    return _answer(reply)
+
+
+def _answer(reply: Reply) -> HttpResponse:
     return HttpResponse(reply.body, status=reply.status, content_type=reply.content_type)
 
 

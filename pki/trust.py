@@ -118,6 +118,22 @@ def verify_record(certificate: Certificate, *, purpose: Purpose, now: datetime) 
     return certificate
 
 
+def still_trusted(purpose: Purpose) -> str:
+    """What may change of that which :func:`verify_record` asks, as SQL for PostgreSQL.
+
+    Of a certificate ``f``, the key ``k`` of its issuer, and the issuer ``s``. Time and purpose of a
+    certificate stay what they are.
+    """
+    keys, issuers = (
+        ", ".join(f"'{state.value}'" for state in sorted(states))
+        for states in (_TRUSTED_KEY_STATES, _TRUSTED_ISSUER_STATES)
+    )
+    return f"""
+        f.status = '{CertificateStatus.ISSUED.value}' AND k.state IN ({keys}) AND s.state IN ({issuers})
+        AND s.trusted_for @> '["{purpose.value}"]'::jsonb
+    """
+
+
 def _is_trusted(issuer: Issuer, key_state: str, purpose: Purpose) -> bool:
     return (
         issuer.state in _TRUSTED_ISSUER_STATES

@@ -14,6 +14,7 @@ from django.utils import timezone
 from commands.models import CommandResult
 from devices.models import Enrollment
 from enrollment.models import EnrollmentProfile
+from mdm import awaited
 from tests.mdm.support import enrollment_of
 from tests.mdm.test_connect import empty, enqueue, quiet
 from tests.mdm.test_newcomers import USUAL, profile
@@ -24,6 +25,8 @@ __all__ = ["profile"]
 ON_POSTGRESQL = connection.vendor == "postgresql"
 SHORT = 2 if ON_POSTGRESQL else 9
 """Statements of a connect with a command or an answer; on SQLite, step by step, with their transaction."""
+ANSWER = 1 if ON_POSTGRESQL else SHORT
+"""Of an answer to a command that the same process has handed out."""
 
 Statements = list[str]
 
@@ -68,14 +71,14 @@ def test_and_one_write_a_minute(quiet_a: Device) -> None:
     assert len(statements) == 1
 
 
-def test_a_command_and_its_answer_take_one_statement_more(quiet_a: Device) -> None:
+def test_a_command_takes_one_statement_more_and_its_answer_one(quiet_a: Device) -> None:
     enqueue(quiet_a)
     with captured() as handing_out:
         uuid = command_uuid(quiet_a.idle())
     with captured() as answering:
         assert empty(quiet_a.answer(uuid, ProfileList=[]))
     assert len(handing_out) <= SHORT
-    assert len(answering) <= SHORT
+    assert len(answering) <= ANSWER
     assert CommandResult.objects.get().status == "Acknowledged"
 
 
@@ -85,7 +88,7 @@ def test_an_answer_that_gets_the_next_command_costs_no_more(quiet_a: Device) -> 
     uuid = command_uuid(quiet_a.idle())
     with captured() as statements:
         assert command_uuid(quiet_a.answer(uuid)) != uuid
-    assert len(statements) <= SHORT
+    assert len(statements) <= ANSWER
 
 
 @pytest.mark.skipif(not ON_POSTGRESQL, reason="SQLite goes step by step")
@@ -95,6 +98,7 @@ def test_with_the_time_of_contact_there_are_three(quiet_a: Device) -> None:
     with captured() as handing_out:
         uuid = command_uuid(quiet_a.idle())
     forget_contact(quiet_a)
+    awaited.forget()
     with captured() as answering:
         quiet_a.answer(uuid)
     assert (len(handing_out), len(answering)) == (3, 3)
