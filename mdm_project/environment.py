@@ -18,6 +18,8 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent
 NEVER_BY_ITSELF = 1_000_000_000
 """Times that a statement runs before psycopg prepares it without being told to."""
+WAIT_FOR_CONNECTION = 3
+"""Seconds that a request waits for a connection to PostgreSQL before it is told to come again."""
 
 
 def home() -> Path:
@@ -102,7 +104,14 @@ def database(url: str | None) -> dict[str, Any]:
                 "connect_timeout": 3,
                 "prepare_threshold": threshold,
                 **options,
-                "pool": {"min_size": 1, "max_size": int(largest), "timeout": 3},
+                "pool": {
+                    "min_size": 1,
+                    "max_size": int(largest),
+                    "timeout": WAIT_FOR_CONNECTION,
+                    # The pool tries again after 1, 2, 4, … seconds: after an outage of a minute it would be
+                    # blind for another one. It gives up instead, and the next request makes it try at once.
+                    "reconnect_timeout": WAIT_FOR_CONNECTION,
+                },
             },
         }
     raise ImproperlyConfigured("DATABASE_URL starts with sqlite:/// or postgres://")
