@@ -53,6 +53,14 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
+def working_folder(pid: int) -> Path | None:
+    """Where a process works; ``None`` where it has ended or is somebody else's."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     return any(process.pid == pid for process in all_processes())

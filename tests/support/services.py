@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.processes import free_port, wait_until
+from tests.support.processes import all_processes, free_port, wait_until, working_folder
 
 
 class Missing(Exception):
@@ -133,6 +133,14 @@ class Postgres(Service):
 
     def stop(self, number: int = signal.SIGINT) -> None:
         super().stop(number)  # SIGINT: fast shutdown, open connections are ended
+
+    def kill(self) -> None:
+        """kill -9 of the first process. The others notice a moment later: until then they go on writing."""
+        super().kill()
+        wait_until("PostgreSQL's processes are gone", lambda: not self._left())
+
+    def _left(self) -> list[int]:
+        return [process.pid for process in all_processes() if working_folder(process.pid) == self.data]
 
     def url(self, name: str = "postgres") -> str:
         return f"postgres://{self.USER}@127.0.0.1:{self.port}/{name}"
