@@ -93,7 +93,7 @@ def prepare(grant: Grant, public_key: bytes, means: Means, *, actor: Actor, now:
 
     The caller makes sure that the issuer still issues when it is written. Raises :class:`IssuanceRefused`.
     """
-    plan = _plan(grant, public_key, means, now)
+    plan = _plan(grant, public_key, means, now, x509.random_serial_number())
     certificate = _row_of(grant, plan.means.issuer_key, *_signed(plan))
     return Prepared(certificate, _event_of(grant, certificate, actor, now))
 
@@ -105,8 +105,10 @@ def issue(grant: Grant, public_key: bytes, *, actor: Actor, now: datetime) -> Ce
     caller's transaction: certificate and record are kept together or not at all. Raises
     :class:`IssuanceRefused` before anything is written.
     """
-    plan = _plan(grant, public_key, _means(grant), now)
-    for _try in range(SERIAL_NUMBER_TRIES):
+    plan = _plan(grant, public_key, _means(grant), now, x509.random_serial_number())
+    for again in range(SERIAL_NUMBER_TRIES):
+        if again:
+            plan = replace(plan, fields=replace(plan.fields, serial_number=x509.random_serial_number()))
         certificate = _row_of(grant, plan.means.issuer_key, *_signed(plan))
         if _record(grant, certificate, actor, now):
             return certificate
@@ -118,7 +120,7 @@ def preview(grant: Grant, public_key: bytes, *, now: datetime) -> CertificateFie
 
     Raises :class:`IssuanceRefused` where :func:`issue` would.
     """
-    fields = _plan(grant, public_key, _means(grant), now).fields
+    fields = _plan(grant, public_key, _means(grant), now, 0).fields
     try:
         encode_name(fields.subject)
         encode_alternative_names(fields.san)
@@ -129,7 +131,7 @@ def preview(grant: Grant, public_key: bytes, *, now: datetime) -> CertificateFie
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be signed, with what."""
+    """What will be signed, under a serial number of its own, with what."""
 
     fields: CertificateFields
     means: Means
@@ -147,7 +149,7 @@ def _means(grant: Grant) -> Means:
     return Means(issuer_key, authority, bytes(authority.der), private_key, rules)
 
 
-def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime) -> _Plan:
+def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime, serial_number: int) -> _Plan:
     _verify_issues(grant, means.issuer_key)
     try:
         key = verify_key_by(means.rules, verify_key(public_key))
@@ -164,6 +166,7 @@ def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime) -> _Plan
         not_before=not_before,
         not_after=not_after,
         addresses=_addresses(means.issuer_key),
+        serial_number=serial_number,
     )
     if not fields.subject and not fields.san:
         raise IssuanceRefused("the certificate would name nobody")
@@ -171,13 +174,11 @@ def _plan(grant: Grant, public_key: bytes, means: Means, now: datetime) -> _Plan
 
 
 def _signed(plan: _Plan) -> tuple[bytes, RecordedFacts]:
-    """The certificate with a new serial number. Raises :class:`IssuanceRefused`."""
-    numbered = replace(plan.fields, serial_number=x509.random_serial_number())
+    """The certificate, and what its record says. Raises :class:`IssuanceRefused`."""
+    fields, means = plan.fields, plan.means
     try:
-        der = build_certificate(
-            numbered, issuer_certificate=plan.means.der, private_key=plan.means.private_key
-        )
-        return der, recorded_facts(der, numbered)
+        der = build_certificate(fields, issuer_certificate=means.der, private_key=means.private_key)
+        return der, recorded_facts(der, fields)
     except NameRefused as error:
         raise IssuanceRefused(error.reason) from None
 

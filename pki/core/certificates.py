@@ -37,6 +37,7 @@ from pki.core.names import (
     describe_name,
     encode_alternative_names,
     encode_name,
+    encode_subject,
 )
 from pki.core.remembering import remembered
 from pki.core.scan import Limits, Malformed, scan
@@ -92,6 +93,7 @@ EXTENDED_KEY_USAGES: Mapping[str, ObjectIdentifier] = {
 _EXTENDED_KEY_USAGE_NAMES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
 _CONTEXT_3 = asn1.context(3)
 _SUBJECT_KEY_IDENTIFIER = asn1.encode_oid("2.5.29.14")
+_NO_NAME = asn1.encode_sequence()
 _VERSION_3 = asn1.encode(asn1.context(0), asn1.encode_integer(2))
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -294,15 +296,14 @@ class RecordedFacts(NamedTuple):
 
 def recorded_facts(der: bytes, fields: CertificateFields) -> RecordedFacts:
     """The same as :func:`describe`, of a certificate that was built from ``fields`` just now: far quicker."""
-    identifiers = read_identifiers(der)
     names = encode_alternative_names(fields.san) if fields.san else ()
     return RecordedFacts(
-        subject=describe_name(asn1.read(identifiers.subject)),
+        subject=describe_name(asn1.read(encode_subject(fields.subject))),
         serial_number=format_serial_number(fields.serial_number),
         not_before=_in_seconds(fields.not_before),
         not_after=_in_seconds(fields.not_after),
         sha256=hashlib.sha256(der).hexdigest(),
-        public_key_sha256=hashlib.sha256(identifiers.public_key).hexdigest(),
+        public_key_sha256=hashlib.sha256(_normal_public_key(fields.public_key)).hexdigest(),
         subject_alternative_name=", ".join(f"{kind}:{value}" for kind, value in _pairs_of(names)),
     )
 
@@ -413,9 +414,7 @@ def build_certificate(
     issuer = load_certificate(issuer_certificate)
     if private_key.public_key() != public_key_of(issuer):
         raise Malformed("the key is not that of the issuing certificate")
-    return sign_certificate(
-        fields, subject=encode_name(fields.subject), issuer=issuer, private_key=private_key
-    )
+    return _sign(fields, encode_subject(fields.subject), issuer, private_key)
 
 
 def build_root(
@@ -468,8 +467,14 @@ def sign_certificate(
 
     The issuer's name is copied, byte for byte.
     """
+    return _sign(fields, subject.public_bytes(), issuer, private_key)
+
+
+def _sign(
+    fields: CertificateFields, subject: bytes, issuer: x509.Certificate | None, private_key: PrivateKey
+) -> bytes:
     if issuer is None:
-        return _build(fields, subject, subject.public_bytes(), None, private_key)
+        return _build(fields, subject, subject, None, private_key)
     name, identifier = _issuing(issuer)
     return _build(
         fields,
@@ -492,7 +497,7 @@ def _issuing(issuer: x509.Certificate) -> tuple[bytes, bytes | None]:
 
 def _build(
     fields: CertificateFields,
-    subject: x509.Name,
+    subject: bytes,
     issuer_name: bytes,
     authority: bytes | None,
     private_key: PrivateKey,
@@ -511,7 +516,7 @@ def _build(
         algorithm,
         issuer_name,
         asn1.encode_sequence(asn1.encode_time(fields.not_before), asn1.encode_time(fields.not_after)),
-        subject.public_bytes(),
+        subject,
         public_key,
         asn1.encode(_CONTEXT_3, asn1.encode_sequence(*_extensions(fields, subject, public_key, authority))),
     )
@@ -520,7 +525,7 @@ def _build(
 
 
 def _extensions(
-    fields: CertificateFields, subject: x509.Name, public_key: bytes, authority: bytes | None
+    fields: CertificateFields, subject: bytes, public_key: bytes, authority: bytes | None
 ) -> Iterable[bytes]:
     yield _basic_constraints(fields.is_ca, fields.path_length if fields.is_ca else None)
     yield _key_usage(fields.key_usage)
@@ -533,7 +538,7 @@ def _extensions(
     if fields.san:
         # RFC 5280 section 4.2.1.6: critical where there is no subject.
         names = x509.SubjectAlternativeName(encode_alternative_names(fields.san))
-        yield _extension_of(names, critical=not subject.rdns)
+        yield _extension_of(names, critical=subject == _NO_NAME)
     if fields.crl_url:
         yield _crl_distribution_point(fields.crl_url)
     if fields.ocsp_url or fields.issuer_url:

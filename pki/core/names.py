@@ -44,6 +44,9 @@ _MAX_SAN_VALUE = 255
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 _ASCII_VALUES = frozenset({"serialNumber", "emailAddress", "C", "DC"})
+_UTF8_VALUES = frozenset(NAME_OIDS) - _ASCII_VALUES
+# Text of which RFC 4514 leaves every character as it is.
+_UNESCAPED = re.compile(r"""(?![ #])[^\x00-\x1f\x7f\\,+"<>;]*(?<! )""")
 _MAX_DESCRIBED_PARTS = 64
 _SHORT_NAMES = {oid.dotted_string: name for name, oid in NAME_OIDS.items()}
 SAN_KINDS: Mapping[type[x509.GeneralName], str] = {
@@ -63,6 +66,25 @@ def encode_name(name: Name) -> x509.Name:
     if len(name) > MAX_NAME_PARTS:
         raise NameRefused("the name has too many parts")
     return x509.Name([encode_name_part(key, value) for key, value in name])
+
+
+def encode_subject(name: Name) -> bytes:
+    """The same in DER, without going through ``cryptography``. Raises :class:`NameRefused`."""
+    if len(name) > MAX_NAME_PARTS:
+        raise NameRefused("the name has too many parts")
+    return asn1.encode_sequence(*[_encode_rdn(key, value) for key, value in name])
+
+
+@lru_cache(maxsize=256)
+def _encode_rdn(key: str, value: str) -> bytes:
+    """One attribute in a SET of its own. Raises :class:`NameRefused`."""
+    if key not in _UTF8_VALUES or not value.isascii():
+        name = x509.Name([encode_name_part(key, value)])
+        return asn1.read(name.public_bytes()).contents
+    verify_name_value(value, max_length=_MAX_VALUE.get(key, DEFAULT_MAX_VALUE))
+    text = asn1.encode(asn1.UTF8_STRING, value.encode())
+    oid = asn1.encode_oid(NAME_OIDS[key].dotted_string)
+    return asn1.encode(asn1.SET, asn1.encode_sequence(oid, text))
 
 
 @lru_cache(maxsize=256)
@@ -150,6 +172,8 @@ def _describe_attribute(node: asn1.Node) -> str:
 
 def _escape(text: str) -> str:
     """RFC 4514 section 2.4, and control characters as hexadecimal, so that a line stays one line."""
+    if _UNESCAPED.fullmatch(text):
+        return text
     out = []
     for position, character in enumerate(text):
         if character < " " or character == "\x7f":

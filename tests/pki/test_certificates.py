@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,7 +35,15 @@ from pki.core.certificates import (
     recorded_facts,
     subject_of,
 )
-from pki.core.names import Name, NameRefused, encode_alternative_names, encode_name
+from pki.core.names import (
+    NAME_OIDS,
+    Name,
+    NameRefused,
+    describe_name,
+    encode_alternative_names,
+    encode_name,
+    encode_subject,
+)
 from pki.core.scan import Malformed
 from tests.pki.conftest import NOW, Party, self_signed, spki, vector
 
@@ -391,10 +400,42 @@ def test_too_many_alternative_names() -> None:
 def test_a_name_is_refused_or_comes_back(name: list[tuple[str, str]]) -> None:
     try:
         encoded = encode_name(tuple(name))
-    except NameRefused:
+    except NameRefused as refused:
+        with pytest.raises(NameRefused, match=re.escape(refused.reason)):
+            encode_subject(tuple(name))
         return
+    assert encode_subject(tuple(name)) == encoded.public_bytes()
     assert [attribute.value for attribute in encoded] == [value for _key, value in name]
     assert asn1.read(encoded.public_bytes()).tag == asn1.SEQUENCE
+
+
+@pytest.mark.parametrize("key", [*NAME_OIDS, "XX"])
+@pytest.mark.parametrize("value", ["GB", "a*b", "é", "x" * 64, "é" * 40, "x" * 65, "a\nb", ""])
+def test_each_part_of_a_name_is_written_as_cryptography_does(key: str, value: str) -> None:
+    name = ((key, value), ("O", "Orchard"))
+    try:
+        encoded = encode_name(name).public_bytes()
+    except NameRefused as refused:
+        with pytest.raises(NameRefused, match=re.escape(refused.reason)):
+            encode_subject(name)
+    else:
+        assert encode_subject(name) == encoded
+
+
+@given(st.text(alphabet=st.sampled_from(' #\\,+"<>;\0\n\x1f\x7f\x80aé'), max_size=6))
+def test_text_is_escaped_character_by_character(text: str) -> None:
+    expected = ""
+    for place, character in enumerate(text):
+        first, last = place == 0, place == len(text) - 1
+        if ord(character) < 32 or ord(character) == 127:
+            expected += f"\\{ord(character):02X}"
+        elif character in '\\,+"<>;' or (first and character in " #") or (last and character == " "):
+            expected += "\\" + character
+        else:
+            expected += character
+    name = asn1.encode_sequence(asn1.encode_oid("2.5.4.3"), asn1.encode(asn1.UTF8_STRING, text.encode()))
+    der = asn1.encode_sequence(asn1.encode(asn1.SET, name))
+    assert describe_name(asn1.read(der)) == f"CN={expected}"
 
 
 def test_the_public_key_alone_comes_from_outside(root: Party, rsa_key: rsa.RSAPrivateKey) -> None:
