@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
-from celery import Celery
-
 import mdm_project.embedded_broker  # noqa: F401  # names the transport of the embedded broker
+from mdm_project.imports import without
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mdm_project.settings")
 
-app = Celery("bramley")
+with without("greenlet"):  # Celery asks it which thread runs, where it is installed; none of ours is green
+    from celery import Celery
+
+    app = Celery("bramley")
 app.set_default()
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()

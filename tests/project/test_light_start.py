@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -9,19 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.core.cache import caches
 from django.test import override_settings
 
+from mdm_project.imports import without
 from tests.support.server import ROOT
 
-LATER = ("authlib", "joserfc", "OpenSSL")
+LATER = ("authlib", "joserfc", "OpenSSL", "requests")
 """Imported where the one page that needs them is served."""
+OF_WORKERS = ("aioapns", "h2", "jwt", "push.client", "push.tasks")
+UNUSED = ("greenlet", "markdown", "pygments", "urllib3")
+"""What libraries import where it is installed, and only for what is not used here."""
 
 PROGRAM = f"""
 import sys, mdm_project.wsgi
 from django.urls import get_resolver
+from push import waking
 get_resolver().reverse_dict
-print(sorted(set({LATER!r}) & set(sys.modules)))
+waking.ring()
+waking.flush()
+print(sorted(set({LATER + OF_WORKERS + UNUSED!r}) & set(sys.modules)))
 """
 
 
@@ -39,6 +49,22 @@ def test_libraries_of_single_pages_are_not_loaded_at_the_start(tmp_path: Path) -
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr[-2000:]
+
+
+def test_what_is_hidden_is_absent_only_meanwhile() -> None:
+    sys.modules.pop("this", None)
+    with without("this", "json"):
+        with pytest.raises(ImportError):
+            importlib.import_module("this")
+        assert importlib.import_module("json") is json, "what is loaded stays"
+    assert "this" not in sys.modules
+    assert sys.modules["json"] is json
+
+
+def test_what_is_hidden_comes_back_after_a_fault() -> None:
+    with pytest.raises(ZeroDivisionError), without("this"):
+        raise ZeroDivisionError
+    assert "this" not in sys.modules
 
 
 @override_settings(
