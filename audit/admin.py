@@ -30,7 +30,22 @@ else:
     _Admin = admin.ModelAdmin
 
 
-class ReadOnlyAdmin(_Admin):
+class RowPageAdmin(_Admin):
+    """An admin whose page of one row tells more than the row's fields."""
+
+    def facts(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """What the page's template gets beside what Django gives it; ``obj`` may be seen by who asks."""
+        return {}
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **options: Any
+    ) -> HttpResponse:
+        if options.get("obj") is not None:
+            context |= self.facts(request, options["obj"])
+        return super().render_change_form(request, context, *args, **options)
+
+
+class ReadOnlyAdmin(RowPageAdmin):
     """Rows that are written once, by the server: nobody adds, changes or deletes them here."""
 
     show_full_result_count = False
@@ -115,18 +130,8 @@ class AuditEventAdmin(ReadOnlyAdmin):
         (_("Details"), {"fields": ["details_in_full", "action"]}),
     ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        event = self.get_object(request, object_id)
-        heading = f"{action_in_words(event.action)}: {event.target_label}".rstrip(": ") if event else ""
-        return super().change_view(
-            request, object_id, form_url, {"heading": heading, **(extra_context or {})}
-        )
+    def facts(self, request: HttpRequest, obj: AuditEvent) -> dict[str, Any]:
+        return {"heading": f"{action_in_words(obj.action)}: {obj.target_label}".rstrip(": ")}
 
     @admin.display(description=_("what"), ordering="action")
     def what(self, event: AuditEvent) -> str:

@@ -208,22 +208,13 @@ class CommandAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        command = self.get_object(request, object_id)
-        counts = progress_of([command.pk]).get(command.pk, {}) if command else {}
+    def facts(self, request: HttpRequest, obj: Command) -> dict[str, Any]:
+        counts = progress_of([obj.pk]).get(obj.pk, {})
         waiting = counts.get("QUEUED", 0) + counts.get("NOT_NOW", 0) + counts.get("SENT", 0)
-        context = {
+        return {
             "may_cancel": bool(waiting) and request.user.has_perm("commands.change_command"),
             "uncertain": counts.get("UNCERTAIN", 0),
-            **(extra_context or {}),
         }
-        return super().change_view(request, object_id, form_url, context)
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Ask, then take the command back from every device that has not got it."""
@@ -326,21 +317,9 @@ class CommandDeliveryAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        delivery = self.get_object(request, object_id)
-        uncertain = delivery is not None and delivery.state == DeliveryState.UNCERTAIN
-        context = {
-            "may_decide": uncertain and self.may_decide(request),
-            "uncertain": uncertain,
-            **(extra_context or {}),
-        }
-        return super().change_view(request, object_id, form_url, context)
+    def facts(self, request: HttpRequest, obj: CommandDelivery) -> dict[str, Any]:
+        uncertain = obj.state == DeliveryState.UNCERTAIN
+        return {"may_decide": uncertain and self.may_decide(request), "uncertain": uncertain}
 
     def decide_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Let an uncertain command go again, or give it up."""

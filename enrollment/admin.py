@@ -9,7 +9,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -399,16 +399,8 @@ class EnrollmentSessionAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = ["identifier", "where_it_is", "device", "certificates", "signed_by", "requests"]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        session = EnrollmentSession.objects.filter(pk=object_id).first() if object_id.isdecimal() else None
-        extra = {"progress": progress(session) if session else None, **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: EnrollmentSession) -> dict[str, Any]:
+        return {"progress": progress(obj)}
 
     def get_fieldsets(self, request: HttpRequest, obj: EnrollmentSession | None = None) -> Any:
         """What is not known of this attempt takes no room."""

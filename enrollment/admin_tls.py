@@ -115,15 +115,8 @@ class TlsAnchorAdmin(ReadOnlyAdmin):
         }
         return super().changelist_view(request, extra)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        extra = {"may_remove": request.user.has_perm("pki.delete_tlsanchor"), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: TlsAnchor) -> dict[str, Any]:
+        return {"may_remove": request.user.has_perm("pki.delete_tlsanchor")}
 
     # --- pages
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -29,7 +29,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
-from audit.admin import ReadOnlyAdmin
+from audit.admin import ReadOnlyAdmin, RowPageAdmin
 from audit.models import Outcome
 from audit.recording import Actor, record
 from commands.admin_send import address_for
@@ -51,11 +51,6 @@ from mdm import admin_leaving, people, quarantine, questions, rivals
 from mdm.device_page import device_page
 from push import outbox
 from vault.sealed import SealError
-
-if TYPE_CHECKING:  # generic for the type checker only
-    _DeviceAdmin: TypeAlias = admin.ModelAdmin[Device]
-else:
-    _DeviceAdmin = admin.ModelAdmin
 
 _TONES = {
     EnrollmentState.ENROLLED: "good",
@@ -143,7 +138,7 @@ class LastSeenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Device)
-class DeviceAdmin(_DeviceAdmin):
+class DeviceAdmin(RowPageAdmin):
     """What a device says about itself is for reading; only its groups are edited."""
 
     list_display = [
@@ -295,28 +290,18 @@ class DeviceAdmin(_DeviceAdmin):
 
     # One device
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        device = Device.objects.filter(pk=object_id).first() if object_id.isdecimal() else None
-        context: dict[str, Any] = {}
-        if device is not None and self.has_view_permission(request, device):
-            context = {
-                "page": device_page(device, timezone.now()),
-                "show_save_and_continue": False,
-                "may_command": self.has_command_permission(request),
-                "may_reveal": _may_reveal(request),
-                "send_url": address_for(request, [device.pk]),
-                "may_see_record": request.user.has_perm("audit.view_auditevent"),
-                "may_unenrol": admin_leaving.may_unenrol(request),
-                "may_block": admin_leaving.may_block(request),
-                "may_unblock": admin_leaving.may_unblock(request),
-            }
-        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+    def facts(self, request: HttpRequest, obj: Device) -> dict[str, Any]:
+        return {
+            "page": device_page(obj, timezone.now()),
+            "show_save_and_continue": False,
+            "may_command": self.has_command_permission(request),
+            "may_reveal": _may_reveal(request),
+            "send_url": address_for(request, [obj.pk]),
+            "may_see_record": request.user.has_perm("audit.view_auditevent"),
+            "may_unenrol": admin_leaving.may_unenrol(request),
+            "may_block": admin_leaving.may_block(request),
+            "may_unblock": admin_leaving.may_unblock(request),
+        }
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         device: Device = form.instance
@@ -501,6 +486,11 @@ class DecisionForm(forms.Form):
     reason = forms.CharField(label=_("reason"), required=False, max_length=200)
 
 
+def _is_held(enrollment: Enrollment) -> bool:
+    """Whether there is something to decide about it; that is decided for a device, not for its users."""
+    return enrollment.state == EnrollmentState.QUARANTINED and enrollment.channel == Channel.DEVICE
+
+
 @admin.register(Enrollment)
 class EnrollmentAdmin(ReadOnlyAdmin):
     """Each life of a device under management. Those that are held are admitted or refused here."""
@@ -587,28 +577,9 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         """The right to change enrolments is the right to admit and refuse."""
         return request.user.has_perm("devices.change_enrollment")
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        context: dict[str, Any] = {"may_decide": self.has_decide_permission(request)}
-        held = self._held(object_id)
-        if held is not None and self.has_view_permission(request, held):
-            context["comparison"] = rivals.compare(held)
-        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
-
-    def _held(self, object_id: str) -> Enrollment | None:
-        """The enrolment, if there is something to decide about it."""
-        if not object_id.isdecimal():
-            return None
-        return (
-            Enrollment.objects.select_related("device")
-            .filter(pk=object_id, state=EnrollmentState.QUARANTINED, channel=Channel.DEVICE)
-            .first()
-        )
+    def facts(self, request: HttpRequest, obj: Enrollment) -> dict[str, Any]:
+        may_decide = {"may_decide": self.has_decide_permission(request)}
+        return {**may_decide, "comparison": rivals.compare(obj)} if _is_held(obj) else may_decide
 
     @admin.display(description=_("device"))
     def device_link(self, enrollment: Enrollment) -> SafeString:
@@ -667,7 +638,7 @@ class EnrollmentAdmin(ReadOnlyAdmin):
         enrollment = Enrollment.objects.select_related("device").filter(pk=pk).first()
         if enrollment is None or decision not in {"admit", "refuse"}:
             raise Http404
-        if request.method == "GET" and self._held(str(pk)) is None:
+        if request.method == "GET" and not _is_held(enrollment):
             self.message_user(request, gettext("This enrolment is not held any more."), messages.ERROR)
             return HttpResponseRedirect(reverse("admin:devices_enrollment_change", args=[pk]))
         form = DecisionForm(request.POST if request.method == "POST" else None)
@@ -759,15 +730,8 @@ class EscrowedSecretAdmin(ReadOnlyAdmin):
     def value(self, secret: EscrowedSecret) -> str:
         return "••••••••"
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        context = {"may_reveal": _may_reveal(request)}
-        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+    def facts(self, request: HttpRequest, obj: EscrowedSecret) -> dict[str, Any]:
+        return {"may_reveal": _may_reveal(request)}
 
     def get_urls(self) -> list[URLPattern]:
         """The page that shows a value."""

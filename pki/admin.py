@@ -186,15 +186,8 @@ class CertificateAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        extra = {"may_revoke": self.has_revoke_permission(request), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: Certificate) -> dict[str, Any]:
+        return {"may_revoke": self.has_revoke_permission(request)}
 
     def download(self, request: HttpRequest, pk: int, form: str) -> HttpResponse:
         """The certificate as PEM or DER."""

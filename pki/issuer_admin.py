@@ -54,14 +54,11 @@ class IssuerAdmin(LifePages):
         lists = Crl.objects.filter(
             issuer_key__issuer=OuterRef("pk"), issuer_key__state=IssuerKeyState.CURRENT
         ).order_by("-number")
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(
-                valid_until=Subquery(certificates.values("not_after")[:1]),
-                crl_until=Subquery(lists.values("next_update")[:1]),
-                crl_number=Subquery(lists.values("number")[:1]),
-            )
+        issuers: QuerySet[Issuer] = super().get_queryset(request)
+        return issuers.annotate(
+            valid_until=Subquery(certificates.values("not_after")[:1]),
+            crl_until=Subquery(lists.values("next_update")[:1]),
+            crl_number=Subquery(lists.values("number")[:1]),
         )
 
     def get_urls(self) -> list[URLPattern]:
@@ -111,20 +108,10 @@ class IssuerAdmin(LifePages):
             self.message_user(request, refused.reason, messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """With the page of the CA above its settings."""
-        issuer = self.get_object(request, object_id)
-        extra = dict(extra_context or {})
-        if issuer is not None and self.has_view_permission(request, issuer):
-            may_change = self.has_change_permission(request, issuer)
-            extra["page"] = issuer_page.page_of(issuer, timezone.now(), may_change=may_change)
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: Issuer) -> dict[str, Any]:
+        """The page of the CA above its settings."""
+        may_change = self.has_change_permission(request, obj)
+        return {"page": issuer_page.page_of(obj, timezone.now(), may_change=may_change)}
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         """A new issuer is made as a whole by the use case."""

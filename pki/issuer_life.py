@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.helpers import AdminForm
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext, ngettext
 
+from audit.admin import RowPageAdmin
 from audit.recording import Actor
 from pki import issuers, outlook, retirement, rollover, subordinate
 from pki.admin_cells import file_of
@@ -42,11 +43,6 @@ from pki.models import (
 from pki.outlook import Statement
 from pki.retirement import Consequences
 
-if TYPE_CHECKING:  # generic for the type checker only
-    _Admin: TypeAlias = admin.ModelAdmin[Issuer]
-else:
-    _Admin = admin.ModelAdmin
-
 _REFUSALS = (
     rollover.RolloverRefused,
     retirement.RetirementRefused,
@@ -68,7 +64,7 @@ class Act:
     details: tuple[str, ...] = field(default_factory=tuple)
 
 
-class LifePages(_Admin):
+class LifePages(RowPageAdmin):
     """Mixed into the admin of issuers."""
 
     def life_urls(self) -> list[URLPattern]:

@@ -120,20 +120,11 @@ class ProfileSignerAdmin(ReadOnlyAdmin):
         }
         return super().changelist_view(request, extra)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        signer = self.get_object(request, object_id)
-        extra = {
-            "outlook": signer_outlook.outlook(signer, timezone.now()) if signer else None,
+    def facts(self, request: HttpRequest, obj: ProfileSigner) -> dict[str, Any]:
+        return {
+            "outlook": signer_outlook.outlook(obj, timezone.now()),
             "may_change_signer": _may_change(request),
-            **(extra_context or {}),
         }
-        return super().change_view(request, object_id, form_url, extra)
 
     # --- pages
 

@@ -125,19 +125,8 @@ class PushCertificateAdmin(StepPages, ReadOnlyAdmin):
         extra = {"may_import": may(request, "add"), **(extra_context or {})}
         return super().changelist_view(request, extra)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        extra = {
-            "may_import": may(request, "add"),
-            "may_change": may(request, "change"),
-            **(extra_context or {}),
-        }
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: PushCertificate) -> dict[str, Any]:
+        return {"may_import": may(request, "add"), "may_change": may(request, "change")}
 
     # Pages
 

@@ -90,15 +90,8 @@ class VendorCertificateAdmin(ReadOnlyAdmin):
         extra = {"may_import": may(request, "add", MODEL), **(extra_context or {})}
         return super().changelist_view(request, extra)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        extra = {"may_change": may(request, "change", MODEL), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: VendorCertificate) -> dict[str, Any]:
+        return {"may_change": may(request, "change", MODEL)}
 
     @method_decorator(sensitive_post_parameters("password"))
     def import_page(self, request: HttpRequest) -> HttpResponse:

@@ -93,22 +93,13 @@ class RekeyCampaignAdmin(AskingAdmin):
         extra = {"may_start": self.has_lead_permission(request), **(extra_context or {})}
         return super().changelist_view(request, extra)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """With how far it is above its facts."""
-        campaign = self.get_object(request, object_id)
-        extra = dict(extra_context or {})
-        if campaign is not None and self.has_view_permission(request, campaign):
-            extra["page"] = campaign_page.page_of(
-                campaign, timezone.now(), may_change=self.has_lead_permission(request)
-            )
-            extra["may_permit"] = request.user.has_perm("renewal.add_renewalpermit")
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: RekeyCampaign) -> dict[str, Any]:
+        """How far it is, above its fields."""
+        may_change = self.has_lead_permission(request)
+        return {
+            "page": campaign_page.page_of(obj, timezone.now(), may_change=may_change),
+            "may_permit": request.user.has_perm("renewal.add_renewalpermit"),
+        }
 
     @admin.display(description=_("campaign"))
     def name(self, campaign: RekeyCampaign) -> str:

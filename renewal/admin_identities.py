@@ -105,23 +105,12 @@ class IdentityRenewalAdmin(AskingAdmin):
         """Who may have a device renewed."""
         return request.user.has_perm("renewal.add_identityrenewal")
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        """With a way to try again, where the device is enrolled and the attempt came to nothing."""
-        renewal = self.get_object(request, object_id)
-        extra = dict(extra_context or {})
-        if renewal is not None and self.has_view_permission(request, renewal):
-            came_to_nothing = renewal.state in (RenewalState.FAILED, RenewalState.CANCELLED)
-            if came_to_nothing and renewal.enrollment.state == EnrollmentState.ENROLLED:
-                extra["again"] = reverse(
-                    "admin:renewal_identityrenewal_device", args=[renewal.enrollment.device_id]
-                )
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: IdentityRenewal) -> dict[str, Any]:
+        """A way to try again, where the device is enrolled and the attempt came to nothing."""
+        came_to_nothing = obj.state in (RenewalState.FAILED, RenewalState.CANCELLED)
+        if not came_to_nothing or obj.enrollment.state != EnrollmentState.ENROLLED:
+            return {}
+        return {"again": reverse("admin:renewal_identityrenewal_device", args=[obj.enrollment.device_id])}
 
     def device_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """A new certificate for one device: by a renewal, or by a permit where its certificate has ended."""
@@ -340,18 +329,9 @@ class RenewalPermitAdmin(AskingAdmin):
             *super().get_urls(),
         ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        permit = self.get_object(request, object_id)
-        extra = dict(extra_context or {})
-        if permit is not None:
-            extra["may_withdraw"] = _is_open(permit) and request.user.has_perm("renewal.change_renewalpermit")
-        return super().change_view(request, object_id, form_url, extra)
+    def facts(self, request: HttpRequest, obj: RenewalPermit) -> dict[str, Any]:
+        may_change = request.user.has_perm("renewal.change_renewalpermit")
+        return {"may_withdraw": _is_open(obj) and may_change}
 
     def withdraw_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Take a permit back before it is used."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
@@ -130,20 +130,9 @@ class TransactionAdmin(ReadOnlyAdmin):
         ),
     ]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        row = self.get_object(request, object_id)
-        extra = {
-            "waits": row is not None
-            and row.status == TransactionStatus.PENDING
-            and request.user.has_perm("scep.view_pendingrequest")
-        }
-        return super().change_view(request, object_id, form_url, {**extra, **(extra_context or {})})
+    def facts(self, request: HttpRequest, obj: Transaction) -> dict[str, Any]:
+        waits = obj.status == TransactionStatus.PENDING
+        return {"waits": waits and request.user.has_perm("scep.view_pendingrequest")}
 
     @admin.display(description=_("reason"), ordering="reason")
     def why(self, transaction: Transaction) -> str:

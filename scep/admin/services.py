@@ -19,6 +19,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from audit import recording
+from audit.admin import RowPageAdmin
 from audit.recording import Actor
 from pki import issuers
 from pki.core.certificates import describe
@@ -29,10 +30,8 @@ from scep.core.webhook import AddressRefused
 from scep.models import ApprovalChoice, Mode, ScepService
 
 if TYPE_CHECKING:  # generic for the type checker only
-    _Admin: TypeAlias = admin.ModelAdmin[ScepService]
     _Form: TypeAlias = forms.ModelForm[ScepService]
 else:
-    _Admin = admin.ModelAdmin
     _Form = forms.ModelForm
 
 KEYWORDS = {
@@ -155,7 +154,7 @@ class ServiceForm(_Form):
 
 
 @admin.register(ScepService)
-class ScepServiceAdmin(_Admin):
+class ScepServiceAdmin(RowPageAdmin):
     """Services are made and turned off, never deleted: their history stays."""
 
     form = ServiceForm
@@ -226,20 +225,9 @@ class ScepServiceAdmin(_Admin):
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Our own record says it."""
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        service = self.get_object(request, object_id)
-        extra = {
-            "may_see_secret": service is not None
-            and service.challenge_mode == Mode.WEBHOOK
-            and self.has_secret_permission(request)
-        }
-        return super().change_view(request, object_id, form_url, {**extra, **(extra_context or {})})
+    def facts(self, request: HttpRequest, obj: ScepService) -> dict[str, Any]:
+        has_secret = obj.challenge_mode == Mode.WEBHOOK
+        return {"may_see_secret": has_secret and self.has_secret_permission(request)}
 
     # --- what is shown ---
 
