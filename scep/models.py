@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 from typing import ClassVar
 
 from django.core.exceptions import ValidationError
@@ -123,11 +124,7 @@ class ScepService(models.Model):
     @property
     def rules(self) -> Rules:
         """What decides about requests."""
-        return Rules(
-            ChallengeMode(self.challenge_mode),
-            Approval(self.approval),
-            renewal="Renewal" in self.capabilities,
-        )
+        return _rules(self.challenge_mode, self.approval, "Renewal" in self.capabilities)
 
     def clean(self) -> None:
         allowed = set(self.capabilities)
@@ -143,6 +140,11 @@ class ScepService(models.Model):
             raise ValidationError(
                 {"allow_get": _("Requests have to come somehow: allow GET, or POSTPKIOperation.")}
             )
+
+
+@lru_cache(maxsize=64)
+def _rules(mode: str, approval: str, renewal: bool) -> Rules:
+    return Rules(ChallengeMode(mode), Approval(approval), renewal=renewal)
 
 
 class Challenge(models.Model):

@@ -36,7 +36,18 @@ def _primes_below(limit: int) -> list[int]:
     return [number for number in range(limit) if sieve[number]]
 
 
-_SMALL_PRIMES_PRODUCT = math.prod(_primes_below(4096))
+def _products(numbers: list[int], bits: int) -> list[int]:
+    """The product of all, in parts of at most so many bits."""
+    parts = [1]
+    for number in numbers:
+        if (parts[-1] * number).bit_length() > bits:
+            parts.append(1)
+        parts[-1] *= number
+    return parts
+
+
+# In parts: the divisor of a long number and a longer one takes more than twice as long to find.
+_SMALL_PRIMES_PRODUCTS = _products(_primes_below(4096), 480)
 # Moduli made by the flawed Infineon library are powers of 65537 modulo each of these primes.
 _ROCA_REMAINDERS = tuple(
     (prime, frozenset(pow(65537, exponent, prime) for exponent in range(prime)))
@@ -80,7 +91,7 @@ def _verify_rsa(numbers: rsa.RSAPublicNumbers) -> None:
         raise KeyRefused(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, this one {bits}")
     if exponent % 2 == 0 or not MIN_RSA_EXPONENT <= exponent < MAX_RSA_EXPONENT:
         raise KeyRefused("the exponent of the RSA key is not allowed")
-    if math.gcd(modulus, _SMALL_PRIMES_PRODUCT) != 1:
+    if any(math.gcd(modulus % product, product) != 1 for product in _SMALL_PRIMES_PRODUCTS):
         raise KeyRefused("the RSA modulus has a small factor")
     if all(modulus % prime in remainders for prime, remainders in _ROCA_REMAINDERS):
         raise KeyRefused("the RSA key was made by a flawed library (ROCA)")

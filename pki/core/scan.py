@@ -77,7 +77,7 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:  # noqa: PLR0912,
             if not open_ends:
                 return nodes
             end = open_ends.pop()
-            bound = _bound(end, open_ends, size)
+            bound = _bound(open_ends, size) if end is None else end
             if not open_ends and position != size:
                 raise Malformed("bytes after the end")
         if position + 2 > bound:
@@ -124,14 +124,12 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:  # noqa: PLR0912,
             if length or end is not None:
                 raise Malformed("stray end of contents")
             end = open_ends.pop()
-            bound = _bound(end, open_ends, size)
+            bound = _bound(open_ends, size) if end is None else end
         position += length
         if not open_ends and position != size:
             raise Malformed("bytes after the end")
 
 
-def _bound(end: int | None, open_ends: list[int | None], size: int) -> int:
-    """Where the innermost node of definite length around the position ends."""
-    if end is not None:
-        return end
+def _bound(open_ends: list[int | None], size: int) -> int:
+    """Where the innermost node of definite length around one of indefinite length ends."""
     return next((outer for outer in reversed(open_ends) if outer is not None), size)

@@ -97,9 +97,17 @@ class KeyRing:
 
     def keyed_hashes(self, value: bytes, *, purpose: str) -> list[bytes]:
         """HMAC-SHA256 of ``value`` under every key, the current one first (32 bytes each)."""
-        under = [*(hash_key(key) for key in self.keys), *self.hash_keys]
-        return [hmac.digest(_derive(key, purpose), value, "sha256") for key in under]
+        return [hmac.digest(key, value, "sha256") for key in self._derived(purpose)]
 
+    def _derived(self, purpose: str) -> Sequence[bytes]:
+        """What hashes for a purpose, under every key: made once for each, purposes are few."""
+        derived = self._of_purposes.get(purpose)
+        if derived is None:
+            under = [*(hash_key(key) for key in self.keys), *self.hash_keys]
+            derived = [hmac.digest(key, purpose.encode(), "sha256") for key in under]
+            self._of_purposes[purpose] = derived
+        return derived
 
-def _derive(key: bytes, purpose: str) -> bytes:
-    return hmac.digest(key, purpose.encode(), "sha256")
+    @cached_property
+    def _of_purposes(self) -> dict[str, Sequence[bytes]]:
+        return {}
