@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from audit.addresses import client_address
 from audit.models import AuditEvent, Outcome, Refusal
-from database import rows
+from database import instances, rows
 
 MAX_REFUSAL_ROWS_A_MINUTE = 200
 
@@ -72,10 +72,11 @@ def event_of(
     at: datetime | None = None,
 ) -> AuditEvent:
     """What :func:`record` appends, not yet written: for who writes act and event in one statement."""
-    return AuditEvent(
+    return instances.new(
+        AuditEvent,
         **columns_of(
             action, actor=actor, target=target, outcome=outcome, reason=reason, details=details, at=at
-        )
+        ),
     )
 
 
