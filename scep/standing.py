@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from pki import issuers, keys, profiles
 from pki.core import cms
@@ -80,12 +80,19 @@ class Standing:
         """Whose certificates the service gives out."""
         return self.service.issuer
 
-    @property
+    @cached_property
     def current(self) -> Authority | None:
         """What the issuer signs with and GetCACert gives out."""
         return self._handed_out(IssuerKeyState.CURRENT)
 
-    @property
+    @cached_property
+    def all_decrypt(self) -> bool:
+        """Whether requests are encrypted to the issuer's own certificates, whichever generation it is."""
+        return not self.service.ra_certificate and all(
+            keys.decrypts(one.issuer_key) for one in self.authorities
+        )
+
+    @cached_property
     def has_next(self) -> bool:
         """Whether a next key generation has its certificate."""
         return self._handed_out(IssuerKeyState.NEXT) is not None
@@ -120,7 +127,7 @@ def remembered(slug: str | None) -> Standing | None:
     if former is None:
         return None
     stands = former[1]
-    return stands if stands.service.enabled and stands.current is not None and _all_decrypt(stands) else None
+    return stands if stands.service.enabled and stands.current is not None and stands.all_decrypt else None
 
 
 def confirm(stands: Standing, passwords: Sequence[str], now: datetime) -> Found | None:
@@ -169,7 +176,7 @@ _former: dict[str | None, tuple[statements.Version, Standing]] = {}
 def recipient(standing: Standing, envelope: bytes, now: datetime) -> Recipient:
     """As :func:`scep.recipients.choose`: from what is known already, where no RA certificate is used."""
     current = standing.current
-    if current is None or not _all_decrypt(standing):
+    if current is None or not standing.all_decrypt:
         return recipients.choose(standing.service, envelope, now)
     try:
         chosen = current
@@ -190,7 +197,7 @@ def recipient(standing: Standing, envelope: bytes, now: datetime) -> Recipient:
 def ca_certificates(standing: Standing, now: datetime) -> CaCertificates:
     """As :func:`scep.recipients.ca_certificates`: from what is known already, where it is one certificate."""
     current = standing.current
-    if current is not None and _all_decrypt(standing):
+    if current is not None and standing.all_decrypt:
         self_signed = current.certificate.kind == IssuerCertificateKind.SELF_SIGNED
         if self_signed or standing.service.ca_form == CaForm.SINGLE:
             return CaCertificates((current.der,))
@@ -208,13 +215,6 @@ def means(authority: Authority, purpose: Purpose, profile: int | None) -> Means:
         else profiles.rules_of(CertificateProfile.objects.get(pk=profile))
     )
     return Means(authority.issuer_key, authority.certificate, authority.der, authority.private_key(), rules)
-
-
-def _all_decrypt(standing: Standing) -> bool:
-    """Whether requests are encrypted to the issuer's own certificates, whichever generation it is."""
-    return not standing.service.ra_certificate and all(
-        keys.decrypts(one.issuer_key) for one in standing.authorities
-    )
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 CONTENT_TYPE = "text/plain"
 
@@ -46,11 +47,21 @@ def encode_capabilities(keywords: Collection[str] | None = None) -> bytes:
 
 def ciphers(allowed: Collection[str]) -> frozenset[str]:
     """The content ciphers that requests may use, as :mod:`pki.core.cms` names them."""
+    return _ciphers(frozenset(allowed))
+
+
+@lru_cache(maxsize=64)
+def _ciphers(allowed: frozenset[str]) -> frozenset[str]:
     return frozenset(cipher for keyword, names in _CIPHERS.items() if keyword in allowed for cipher in names)
 
 
 def digests(allowed: Collection[str], *, sha1: bool) -> frozenset[str]:
     """The digests that requests may be signed with, as :mod:`pki.core.cms` names them."""
+    return _digests(frozenset(allowed), sha1)
+
+
+@lru_cache(maxsize=64)
+def _digests(allowed: frozenset[str], sha1: bool) -> frozenset[str]:
     named = {digest for keyword, digest in _DIGESTS.items() if keyword in allowed}
     return frozenset(named | ({"sha1"} if sha1 else set()))
 
