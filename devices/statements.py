@@ -84,14 +84,15 @@ def enrolment(conditions: Sequence[str]) -> str:
     """Tokens and receipt of a first TokenUpdate; ``enrolled`` has ``id`` and ``epoch``.
 
     It gives nothing, and nothing is written, where the enrollment is not as it was read, the same bytes were
-    accepted before, or one of the ``conditions`` does not hold. All else in the statement comes after it:
-    others that change this enrollment wait here.
+    accepted before, or one of the ``conditions`` (of the enrollment ``e``) does not hold. All else in the
+    statement comes after it: others that change this enrollment wait here.
     """
     # The state is a parameter, though always the same: as a constant it would let the planner take the index
     # of live enrollments, which seems the cheapest as long as there are few, and read it from end to end.
     return f"""
         enrolled AS (
-            UPDATE {_ENROLLMENT} SET state = '{EnrollmentState.ENROLLED}', enrolled_at = %(now)s::timestamptz,
+            UPDATE {_ENROLLMENT} e
+               SET state = '{EnrollmentState.ENROLLED}', enrolled_at = %(now)s::timestamptz,
                    topic = %(topic)s, push_token = %(push_token)s, push_magic = %(push_magic)s,
                    token_updated_at = %(now)s::timestamptz, token_dead_at = NULL,
                    awaiting_configuration = COALESCE(%(awaiting)s::boolean, awaiting_configuration)

@@ -1,8 +1,10 @@
 """A device enrols, on PostgreSQL: Authenticate and the first TokenUpdate in one statement each.
 
 What decides is read before (by which certificate, of which session), or compared in the statement itself
-(whether the device is known, blocked, or was quicker). The statement writes everything, or nothing: whatever
-is unusual changes nothing here and goes the long way of :mod:`mdm.checkin`, where it is accepted or refused.
+(whether the device is known, blocked, or was quicker). Of an enrollment that has just begun in this process
+nothing is read: what may have changed since is compared. The statement writes everything, or nothing:
+whatever is unusual changes nothing here and goes the long way of :mod:`mdm.checkin`, where it is accepted or
+refused.
 Two that meet in one row end as an ``IntegrityError`` of the later one, which then goes that way too.
 """
 
@@ -10,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -22,18 +27,20 @@ from audit import statements as audit
 from audit.models import Outcome
 from audit.recording import SERVER, Actor, columns_of
 from commands import first_commands
+from commands.core import plist
 from commands.models import CommandSource
-from database import prepared, templates
+from database import instances, prepared, templates
 from devices import registry
 from devices import statements as devices
-from devices.models import Device, Enrollment, EnrollmentState
+from devices.models import Channel, Device, Enrollment, EnrollmentState
 from enrollment import access, completion
 from enrollment.models import EnrollmentSession
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
+from mdm.channels import names
 from mdm.core import checkin as messages
 from mdm.questions import QUESTIONS, STALE
-from mdm.statements import CERTIFICATE_COLUMNS, CERTIFICATE_ORIGIN, read_certificate
+from mdm.statements import CERTIFICATE_COLUMNS, CERTIFICATE_ORIGIN, read_certificate, still_speaks
 from pki import trust
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey, Purpose
 from push import outbox
@@ -50,48 +57,95 @@ _WIDTH = 14
 _QUESTIONS = first_commands.Parts(QUESTIONS, CommandSource.SERVER, SERVER)
 _NOBODY = Enrollment(device=Device())
 """Stands for the enrollment where a statement is put together."""
+_STILL_SPEAKS = still_speaks("").sql.replace("%s", "%(sha256)s")
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An enrollment that began in this process. ``not_after``: of its certificate, which was trusted then."""
+
+    enrollment: Enrollment
+    not_after: datetime
+
+
+REMEMBERED = 256
+"""Enrollments. Few wait for their TokenUpdate while so many others begin."""
+_begun: OrderedDict[str, _Begun] = OrderedDict()
+_lock = Lock()
+
+
+def at_once(der: bytes, body: bytes, now: datetime) -> Reply | None:
+    """Answer the Authenticate of a device never seen, or the TokenUpdate that follows it here.
+
+    ``der``: the certificate that the device proved to have. What it is pinned to is not looked up: the
+    statement asks that. None, with nothing changed, for all other messages and whatever is unusual: go the
+    usual way. Raises :class:`Rejected` for a certificate that nobody here knows.
+    """
+    if not prepared.on_postgresql() or len(body) > messages.MAX_CHECKIN:
+        return None
+    if b"Authenticate" in body:
+        return _first_contact(der, body, now)
+    sha256 = hashlib.sha256(der).hexdigest()
+    begun = _take(sha256)
+    if begun is None or now > begun.not_after:
+        return None
+    message = _decode(body)
+    if not isinstance(message, messages.TokenUpdate) or not names(begun.enrollment, message.channel):
+        return None
+    digest = hashlib.sha256(body).digest()
+    reply = _complete(begun.enrollment, message, digest, now, still_speaks=sha256)
+    if reply is not None:
+        registry.seen(begun.enrollment.pk, begun.enrollment.last_seen_at, now)
+    return reply
+
+
+def _decode(body: bytes) -> messages.Message | None:
+    """None for what is not a check-in: the usual way refuses it."""
+    try:
+        return messages.decode_checkin(plist.read(body, max_size=messages.MAX_CHECKIN))
+    except (plist.PlistError, messages.CheckinError):
+        return None
 
 
 # --- Authenticate ----------------------------------------------------------------------------------------
 
 
-def first_contact(
-    der: bytes, parse: Callable[[], Mapping[str, Any]], body: bytes, now: datetime
-) -> Reply | None:
-    """Answer the Authenticate of a device never seen, with a certificate (DER) that is pinned to nothing.
-
-    ``parse`` reads the body, once the certificate is known to be good. None, with nothing changed, for all
-    other messages and whatever is unusual. Raises :class:`Rejected` for a certificate that is not accepted.
-    """
-    if not prepared.on_postgresql() or len(body) > messages.MAX_CHECKIN:
+def _first_contact(der: bytes, body: bytes, now: datetime) -> Reply | None:
+    """The certificate is judged before the message is read. Raises :class:`Rejected`."""
+    judged = _judge(der, now)
+    if judged is None:
         return None
-    certificate, session = _presented(der, now)
-    message = parse()
-    if message.get("MessageType") != "Authenticate" or certificate.renewed_from_id is not None:
+    certificate, session = judged
+    said = _decode(body)
+    if not isinstance(said, messages.Authenticate) or certificate.renewed_from_id is not None:
         return None
     try:
-        said = messages.decode_checkin(message)
-        expected = completion.expected_by(session, said.channel.udid, getattr(said, "serial_number", ""))
-    except (messages.CheckinError, completion.SessionRefused):
+        expected = completion.expected_by(session, said.channel.udid, said.serial_number)
+    except completion.SessionRefused:
         return None
-    if not isinstance(said, messages.Authenticate) or expected.may_replace:
-        return None
-    if session is not None and session.profile.only_listed:
+    if expected.may_replace or (session is not None and session.profile.only_listed):
         return None
     return _begin(certificate, session, said, hashlib.sha256(body).digest(), now)
 
 
-def _presented(der: bytes, now: datetime) -> tuple[Certificate, EnrollmentSession | None]:
-    """The record of a certificate that is good now, and its session; not yet written where it is foreign."""
+def _judge(der: bytes, now: datetime) -> tuple[Certificate, EnrollmentSession | None] | None:
+    """The record of a certificate that is good now, and its session. None where the usual way has to tell.
+
+    That of another CA is not looked up and not yet written: the statement does not write it twice.
+    """
+    try:
+        return trust.examine(der, purpose=Purpose.MDM_IDENTITY, now=now), None
+    except trust.Untrusted as error:
+        unknown = error
     fingerprint = hashlib.sha256(der).hexdigest()
     row = prepared.row(_FIND, [fingerprint])
+    if row is None:
+        raise Rejected(f"certificate {unknown.reason}", detail=f"SHA-256 {fingerprint}") from unknown
+    certificate = read_certificate(row[:_WIDTH], fingerprint)
     try:
-        if row is None:
-            return trust.examine(der, purpose=Purpose.MDM_IDENTITY, now=now), None
-        certificate = read_certificate(row[:_WIDTH], fingerprint)
         trust.verify_record(certificate, purpose=Purpose.MDM_IDENTITY, now=now)
-    except trust.Untrusted as error:
-        raise Rejected(f"certificate {error.reason}", detail=f"SHA-256 {fingerprint}") from error
+    except trust.Untrusted:
+        return None
     return certificate, completion.read_session(row[_WIDTH:]) if row[_WIDTH] is not None else None
 
 
@@ -127,8 +181,41 @@ def _begin(
         "told_target_label": said.name or serial_number or udid,
         "told_details": json.dumps({"udid": udid, "certificate": certificate.serial_number}),
     }
-    begun = _run(_authenticate(bound=certificate.binding is not None, fresh=is_fresh), values)
-    return Reply() if begun else None
+    row = _run(_authenticate(bound=certificate.binding is not None, fresh=is_fresh), values)
+    if row is None:
+        return None
+    _remember(row[0], certificate, said, now)
+    return Reply()
+
+
+def _remember(
+    enrollment_id: int, certificate: Certificate, said: registry.Authenticate, now: datetime
+) -> None:
+    """The enrollment, as it was written just now."""
+    columns = {"id": None, "udid": said.udid, "user_enrollment": said.user_enrollment}
+    device = instances.loaded(Device, {**columns, "name": said.name, "serial_number": said.serial_number})
+    enrollment = instances.loaded(
+        Enrollment,
+        {
+            "id": enrollment_id,
+            "channel": Channel.DEVICE,
+            "user_id": "",
+            "state": EnrollmentState.AUTHENTICATED,
+            "epoch": 1,
+            "binding": certificate.binding,
+            "last_seen_at": now,
+        },
+        {"device": device},
+    )
+    with _lock:
+        _begun[certificate.sha256] = _Begun(enrollment, certificate.not_after)
+        if len(_begun) > REMEMBERED:
+            _begun.popitem(last=False)
+
+
+def _take(sha256: str) -> _Begun | None:
+    with _lock:
+        return _begun.pop(sha256, None)
 
 
 def _recorded(certificate: Certificate) -> dict[str, Any]:
@@ -199,14 +286,23 @@ def first_token_update(
     The caller has verified that the message is of the presented device. None, with nothing changed, for
     whatever is unusual.
     """
-    enrollment = presented.enrollment
-    if (
-        not prepared.on_postgresql()
-        or enrollment is None
-        or enrollment.state != EnrollmentState.AUTHENTICATED
-    ):
+    if not prepared.on_postgresql() or presented.enrollment is None or presented.push_state:
         return None
-    if message.channel.is_user or message.unlock_token or presented.push_state:
+    return _complete(presented.enrollment, message, digest, now)
+
+
+def _complete(
+    enrollment: Enrollment,
+    message: messages.TokenUpdate,
+    digest: bytes,
+    now: datetime,
+    *,
+    still_speaks: str = "",
+) -> Reply | None:
+    """``still_speaks``: the certificate whose record was not read for this message; empty where it was."""
+    if enrollment.state != EnrollmentState.AUTHENTICATED:
+        return None
+    if message.channel.is_user or message.unlock_token:
         return None
     device = enrollment.device
     values = {
@@ -228,17 +324,20 @@ def first_token_update(
         "asleep_target_label": str(enrollment)[:200],
         "asleep_details": json.dumps({"topic": message.topic}),
         **_QUESTIONS.parameters(now, now + STALE),
+        "sha256": still_speaks,
     }
-    if not _run(_enrol(bound=enrollment.binding is not None), values):
+    statement = _enrol(bound=enrollment.binding is not None, known=not still_speaks)
+    if _run(statement, values) is None:
         return None
     transaction.on_commit(outbox.wake, robust=True)
     return Reply()
 
 
 @cache
-def _enrol(*, bound: bool) -> templates.Statement:
-    """``bound``: the enrollment came from a session."""
+def _enrol(*, bound: bool, known: bool) -> templates.Statement:
+    """``bound``: the enrollment came from a session. ``known``: the certificate's record was verified."""
     conditions = [
+        *([] if known else [_STILL_SPEAKS]),
         f"NOT EXISTS (SELECT FROM {_PUSH} WHERE enrollment_id = %(enrollment)s)",
         *([access.NO_GROUPS_TO_JOIN] if bound else []),
     ]
@@ -312,10 +411,10 @@ def _event(action: str, origin: str, enrollment: str) -> audit.Event:
     return audit.Event("told", enrollment, origin, same, ("at", "actor", "target_label", "details"))
 
 
-def _run(statement: templates.Statement, values: Mapping[str, Any]) -> bool:
-    """Whether it wrote. Not where another request was quicker: what came of that, the long way sees."""
+def _run(statement: templates.Statement, values: Mapping[str, Any]) -> prepared.Row | None:
+    """None if it wrote nothing, also where another was quicker: what came of that, the long way sees."""
     try:
         with templates.alone():
-            return statement.row(values) is not None
+            return statement.row(values)
     except IntegrityError:
-        return False
+        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -15,7 +14,7 @@ from django.utils import timezone
 from audit.addresses import client_address
 from audit.recording import refuse
 from commands.core import plist
-from mdm import permitted
+from mdm import newcomers, permitted
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Expired, Presented, pinned, proven_certificate, unpinned
 from mdm.checkin import check_in
@@ -23,7 +22,6 @@ from mdm.connect import MAX_CONNECT, answer_awaited, connect
 from mdm.core.checkin import MAX_CHECKIN
 from mdm.core.farewell import Farewell
 from mdm.departure import last_word
-from mdm.newcomers import first_contact
 
 Handle = Callable[[Presented, Mapping[str, Any], bytes, datetime], Reply]
 Hurry = Callable[[bytes, bytes, datetime], Reply | None]
@@ -32,7 +30,7 @@ HandleExpired = Callable[[Expired, Mapping[str, Any], bytes, datetime], Reply]
 
 def checkin_view(request: HttpRequest) -> HttpResponse:
     """``/mdm/checkin``."""
-    return _serve(request, MAX_CHECKIN, _check_in)
+    return _serve(request, MAX_CHECKIN, _check_in, hurry=newcomers.at_once)
 
 
 def connect_view(request: HttpRequest) -> HttpResponse:
@@ -40,7 +38,7 @@ def connect_view(request: HttpRequest) -> HttpResponse:
 
     Here, and only here, a device may have a permit to come with an expired certificate.
     """
-    return _serve(request, MAX_CONNECT, _connect, hurry=answer_awaited, handle_expired=permitted.connect)
+    return _serve(request, MAX_CONNECT, _connect, hurry=_hurry, handle_expired=permitted.connect)
 
 
 def _check_in(presented: Presented, message: Mapping[str, Any], body: bytes, now: datetime) -> Reply:
@@ -53,6 +51,12 @@ def _connect(presented: Presented, message: Mapping[str, Any], body: bytes, now:
     if len(body) > MAX_CHECKIN:
         raise Rejected("body too large", status=413)
     return _check_in(presented, message, body, now)
+
+
+def _hurry(certificate: bytes, body: bytes, now: datetime) -> Reply | None:
+    if b"MessageType" in body:
+        return newcomers.at_once(certificate, body, now)
+    return answer_awaited(certificate, body, now)
 
 
 def _serve(
@@ -85,8 +89,6 @@ def _serve(
                 return _say(farewell)
             if presented is not None:
                 reply = handle(presented, _parse(body, limit), body, now)
-            elif (begun := first_contact(certificate, partial(_parse, body, limit), body, now)) is not None:
-                reply = begun
             else:
                 with transaction.atomic():
                     reply = handle(unpinned(certificate, now), _parse(body, limit), body, now)

@@ -18,6 +18,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from audit.models import AuditEvent
 from audit.recording import SERVER
+from commands.core import plist
 from commands.models import Command, CommandDelivery
 from devices import registry, statements
 from devices.models import Device as DeviceRow
@@ -25,10 +26,16 @@ from devices.models import DeviceGroup, Enrollment, Identity
 from enrollment import blocking, completion
 from enrollment.models import EnrollmentProfile, EnrollmentSession, Flow, SessionState
 from enrollment.setup import ensure_default_profile
-from mdm import newcomers, views
+from mdm import newcomers
 from mdm.answers import Reply
 from pki import revocation, trust
-from pki.models import Certificate, Issuer, Purpose, RevocationReason
+from pki.models import (
+    Certificate,
+    Issuer,
+    IssuerKind,
+    Purpose,
+    RevocationReason,
+)
 from push.models import PushCertificate, PushRequest
 from tests.mdm.support import assert_rejected, enrollment_of
 from tests.mdm.test_parallel import somebody_waits_for_a_row
@@ -102,7 +109,7 @@ def token_update(device: Device, **changes: Any) -> Answer:
 
 @dataclass
 class Ran:
-    """What came of a conversation. ``short``: for each message that could, whether it went the short way."""
+    """What came of a conversation. ``short``: for each message, whether it went the short way."""
 
     answers: list[tuple[int, bytes]]
     rows: Rows
@@ -117,22 +124,31 @@ class Ways:
     monkeypatch: pytest.MonkeyPatch
     callbacks: DjangoCaptureOnCommitCallbacks
 
-    def run(self, device: Device, says: Sequence[Say], *, by_the_long_way: bool) -> Ran:
+    def run(
+        self, device: Device, says: Sequence[Say], *, by_the_long_way: bool = False, elsewhere: bool = False
+    ) -> Ran:
+        """``elsewhere``: each message comes to another process."""
         short: list[bool] = []
 
-        def watched(way: Callable[..., Reply | None]) -> Callable[..., Reply | None]:
-            def call(*arguments: Any) -> Reply | None:
-                reply = None if by_the_long_way else way(*arguments)
-                short.append(reply is not None)
-                return reply
+        def at_once(*arguments: Any) -> Reply | None:
+            if elsewhere:
+                newcomers._begun.clear()
+            short.append(False)
+            reply = None if by_the_long_way else at_once_itself(*arguments)
+            short[-1] = reply is not None
+            return reply
 
-            return call
+        def first_token_update(*arguments: Any) -> Reply | None:
+            reply = None if by_the_long_way else first_token_update_itself(*arguments)
+            short[-1] = reply is not None
+            return reply
 
+        at_once_itself, first_token_update_itself = newcomers.at_once, newcomers.first_token_update
         with self.monkeypatch.context() as patch, transaction.atomic():
             moment = timezone.now()
             patch.setattr(timezone, "now", lambda: moment)
-            patch.setattr(views, "first_contact", watched(newcomers.first_contact))
-            patch.setattr(newcomers, "first_token_update", watched(newcomers.first_token_update))
+            patch.setattr(newcomers, "at_once", at_once)
+            patch.setattr(newcomers, "first_token_update", first_token_update)
             with self.callbacks() as wakes:
                 answers = [(answer.status, answer.body) for answer in (say(device) for say in says)]
             ran = Ran(answers, _without_moment(everything(), moment), len(wakes), short)
@@ -142,13 +158,16 @@ class Ways:
 
     def both(self, device: Device, *says: Say) -> Ran:
         """By both, and compared: every answer, every row, and whether a worker is woken."""
-        short = self.run(device, says, by_the_long_way=False)
-        long = self.run(device, says, by_the_long_way=True)
-        assert short.answers == long.answers
-        for model, rows in long.rows.items():
-            assert short.rows[model] == rows, model
-        assert short.wakes == long.wakes
+        short = self.run(device, says)
+        compare(short, self.run(device, says, by_the_long_way=True))
         return short
+
+
+def compare(one: Ran, other: Ran) -> None:
+    assert one.answers == other.answers
+    for model, rows in other.rows.items():
+        assert one.rows[model] == rows, model
+    assert one.wakes == other.wakes
 
 
 def _without_moment(rows: Rows, moment: Any) -> Rows:
@@ -213,7 +232,9 @@ def test_an_enrolment_is_the_same_by_both_ways(
 ) -> None:
     if can_be_woken:
         PushCertificate.objects.create(state="ACTIVE", topic=TOPIC, private_key_sealed=b"sealed")
-    ran = ways.both(USUAL[origin](profile), authenticate, token_update)
+    device = USUAL[origin](profile)
+    ran = ways.both(device, authenticate, token_update)
+    compare(ran, ways.run(device, [authenticate, token_update], elsewhere=True))
     assert ran.answers == [(200, b""), (200, b"")]
     assert ran.wakes == 1
     assert ran.short == [ON_POSTGRESQL, ON_POSTGRESQL]
@@ -377,7 +398,7 @@ def test_repetitions_are_told_apart(profile: EnrollmentProfile, ways: Ways) -> N
         of_a_session(profile), authenticate, authenticate, token_update, token_update, authenticate
     )
     assert {status for status, _body in ran.answers} == {200}
-    assert ran.short == ([True, True, False] if ON_POSTGRESQL else [False] * 3)
+    assert ran.short == [ON_POSTGRESQL, False, ON_POSTGRESQL, False, False]
     assert len(ran.rows["commands.Command"]) == 2
 
 
@@ -429,6 +450,16 @@ def test_a_held_device_completes_nothing(profile: EnrollmentProfile, ways: Ways)
     assert ran.answers == [(200, b""), (200, b"")]
     assert not any(ran.short)
     assert len(ran.rows["commands.Command"]) == 2
+
+
+@pytest.mark.django_db
+def test_a_stranger_is_refused_by_both_ways(profile: EnrollmentProfile, ways: Ways) -> None:
+    device = foreign_device()
+    Issuer.objects.filter(kind=IssuerKind.TRUST_ONLY).update(trusted_for=[])
+    trust.forget_anchors()
+    ran = ways.both(device, authenticate)
+    assert ran.answers == [(400, b"")]
+    assert [row["reason"] for row in ran.rows["audit.Refusal"]] == ["certificate issuer not trusted"]
 
 
 # --- another is quicker ------------------------------------------------------------------------------------
@@ -552,9 +583,7 @@ def test_what_the_statement_cannot_keep_leaves_nothing(
     monkeypatch.setattr(statements, "UNKNOWN_DEVICE", "%(device_udid)s::varchar IS NOT NULL")
     try:
         with no_change():
-            body = b""
-            parse = device.authenticate_message
-            der = bytes(device.certificate.der)
-            assert newcomers.first_contact(der, parse, body, timezone.now()) is None
+            body, der = plist.write(device.authenticate_message()), bytes(device.certificate.der)
+            assert newcomers.at_once(der, body, timezone.now()) is None
     finally:
         newcomers._authenticate.cache_clear()
