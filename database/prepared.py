@@ -115,8 +115,10 @@ def _by_django(database: Any) -> bool:
 
 def _statements(database: Any) -> Any:
     """Those of the connection that this thread has, which is made if need be."""
-    database.ensure_connection()
-    database.validate_no_broken_transaction()
+    if database.connection is None:
+        database.ensure_connection()
+    if database.needs_rollback:
+        database.validate_no_broken_transaction()
     return _of_connection()(database.connection)
 
 

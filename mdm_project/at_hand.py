@@ -24,7 +24,10 @@ _lock = threading.Lock()
 
 def take() -> None:
     """Before a request: this thread has one of them, unless it has a connection of its own."""
-    if not _at_hand or connections[DEFAULT_DB_ALIAS].connection is not None:
+    if not _at_hand:
+        return
+    # Asking for it by its name would make one.
+    if any(own.connection is not None for own in connections.all(initialized_only=True)):
         return
     with _lock:
         if _at_hand:
@@ -51,7 +54,7 @@ def _is_fit(database: Any) -> bool:
     return (
         not database.in_atomic_block
         and not database.errors_occurred
-        and database.get_autocommit()
+        and database.autocommit
         and database.close_at is not None
         # Those of a pool are due as soon as they are made: so it is also when that was.
         and time.monotonic() - database.close_at < KEPT_SECONDS
