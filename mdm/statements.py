@@ -65,12 +65,14 @@ CERTIFICATE_ORIGIN = f"""
 _FIND_CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} {CERTIFICATE_ORIGIN} WHERE f.sha256 = %s"
 
 
-# Of the enrollment e: that the certificate still speaks for it, and is trusted as when it was verified.
+# Of the enrollment e: that the certificate still speaks for it, and is trusted as when it was verified. One
+# row after the other by its key, and OFFSET keeps the planner from other ways: as long as there are few
+# certificates, it would look through all of an issuer that are in force.
 _STILL_SPEAKS = f"""
     EXISTS (SELECT 1 FROM {_IDENTITY} i
-              JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
-              JOIN {_KEY} k ON k.id = f.issuer_key_id
-              JOIN {_ISSUER} s ON s.id = k.issuer_id
+              CROSS JOIN LATERAL (SELECT * FROM {_CERTIFICATE} WHERE id = i.certificate_id OFFSET 0) f
+              CROSS JOIN LATERAL (SELECT * FROM {_KEY} WHERE id = f.issuer_key_id OFFSET 0) k
+              CROSS JOIN LATERAL (SELECT * FROM {_ISSUER} WHERE id = k.issuer_id OFFSET 0) s
              WHERE i.sha256 = %s AND i.enrollment_id = e.id AND i.state = '{IdentityState.ACTIVE.value}'
                AND {trust.still_trusted(Purpose.MDM_IDENTITY)})
 """  # noqa: S608
