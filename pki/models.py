@@ -251,7 +251,12 @@ class Certificate(models.Model):
     """
 
     issuer_key = models.ForeignKey(
-        IssuerKey, on_delete=models.PROTECT, related_name="issued", verbose_name=_("issuer key")
+        IssuerKey,
+        on_delete=models.PROTECT,
+        related_name="issued",
+        verbose_name=_("issuer key"),
+        # Keys are never deleted; the check would lock one row for all that is issued at the same time.
+        db_constraint=False,
     )
     serial_number = models.CharField(_("serial number"), max_length=40, help_text=_("Hexadecimal."))
     purpose = models.CharField(_("purpose"), max_length=20, choices=Purpose.choices)

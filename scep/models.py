@@ -175,7 +175,7 @@ class Challenge(models.Model):
         blank=True,
         help_text=_("List of [kind, value]: DNS, URI, email"),
     )
-    validity_days = models.PositiveIntegerField(_("days of validity"), null=True, blank=True)
+    validity_days = models.IntegerField(_("days of validity"), null=True, blank=True)
     subject_text = models.CharField(_("subject"), max_length=500, editable=False)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     created_by = models.CharField(_("created by"), max_length=200, blank=True)
@@ -214,13 +214,25 @@ class Transaction(models.Model):
 
     One that waits for approval keeps its row: an administrator turns PENDING into SUCCESS or FAILURE, and the
     client's polls are counted on it.
+
+    On PostgreSQL nothing checks that service, issuer and certificate are there: they are never deleted. That
+    check would lock their rows for each enrolment, those of service and issuer for all of them at once.
     """
 
     service = models.ForeignKey(
-        ScepService, on_delete=models.PROTECT, related_name="+", verbose_name=_("service")
+        ScepService,
+        on_delete=models.PROTECT,
+        related_name="+",
+        verbose_name=_("service"),
+        db_constraint=False,
     )
     issuer = models.ForeignKey(
-        Issuer, on_delete=models.PROTECT, related_name="+", verbose_name=_("issuer"), db_index=False
+        Issuer,
+        on_delete=models.PROTECT,
+        related_name="+",
+        verbose_name=_("issuer"),
+        db_index=False,
+        db_constraint=False,
     )
     transaction_id = models.CharField(_("transaction id"), max_length=256, db_index=True)
     message_type = models.CharField(_("message type"), max_length=20)
@@ -256,17 +268,18 @@ class Transaction(models.Model):
         on_delete=models.PROTECT,
         related_name="scep_transactions",
         verbose_name=_("certificate"),
+        db_constraint=False,
     )
     proposed_subject = models.JSONField(_("proposed subject"), default=list, blank=True)
     proposed_names = models.JSONField(_("proposed alternative names"), default=list, blank=True)
-    proposed_days = models.PositiveIntegerField(_("proposed days of validity"), null=True, blank=True)
+    proposed_days = models.IntegerField(_("proposed days of validity"), null=True, blank=True)
     expires_at = models.DateTimeField(_("lapses"), null=True, blank=True)
     decided_at = models.DateTimeField(_("decided"), null=True, blank=True)
     decided_by = models.CharField(_("decided by"), max_length=200, blank=True)
     remote_addr = models.CharField(_("address"), max_length=45, blank=True)
     user_agent = models.CharField(_("client"), max_length=200, blank=True)
     created_at = models.DateTimeField(_("at"), db_index=True)
-    repeats = models.PositiveIntegerField(
+    repeats = models.IntegerField(
         _("repeats"), default=0, help_text=_("How often the same was asked again and got the same answer.")
     )
     last_asked_at = models.DateTimeField(_("last asked"), null=True, blank=True)
