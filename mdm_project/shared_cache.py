@@ -1,7 +1,7 @@
 """Django's cache in Redis, with connections that the threads of a process share.
 
 Django makes a cache object for every thread, and each holds a connection of its own for as long as the thread
-lives: with the 64 threads of a web process, 64 connections and what belongs to them, of which two are used at
+lives: as many connections, and what belongs to them, as a web process has threads, of which two are used at
 any moment. redis-py's pool may be used by any number of threads.
 """
 

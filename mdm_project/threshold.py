@@ -15,6 +15,7 @@ from django.conf import settings
 from audit.addresses import CLIENT_ADDRESS
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
 from mdm_project import pressure
+from mdm_project.bodies import Bodies, Read, TooMany
 from mdm_project.turns import TOO_LONG, Turns
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -63,9 +64,10 @@ class Threshold:
 
     The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A short body
     is read before its request takes a turn, which is then not given away in between; a thread that waits for
-    a long one gives its turn to others meanwhile. So a few slow devices, or a few strangers who mean it, do
-    not stop the server. Whom the server cannot serve in time is sent away with 503
-    and ``Retry-After`` (:mod:`mdm_project.turns`), and devices are woken more slowly then (:mod:`push.pace`).
+    a long one gives its turn to others meanwhile. So slow devices, or strangers who mean it, do not stop the
+    server; and there are always threads that wait for no body (:mod:`mdm_project.bodies`). Whom the server
+    cannot serve in time is sent away with 503 and ``Retry-After`` (:mod:`mdm_project.turns`), and devices are
+    woken more slowly then (:mod:`push.pace`).
 
     ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
     """
@@ -75,6 +77,7 @@ class Threshold:
     def __init__(self, application: Application, at_once: int = AT_ONCE) -> None:
         self.application = application
         self.turns = Turns(at_once)
+        self.bodies = Bodies()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         certificate = client_certificate(environ)
@@ -83,16 +86,12 @@ class Threshold:
         environ[HEADERS_TOLD_APART] = self.headers_told_apart
         name_client(environ)
         environ[TURNS] = self.turns
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            body = environ["wsgi.input"].read(MAX_CHUNKED_BODY + 1)
-            if len(body) > MAX_CHUNKED_BODY:
+        try:
+            if not self._take_in_body(environ):
                 start_response("413 Content Too Large", [("Content-Length", "0"), ("Connection", "close")])
                 return [b""]
-            del environ["HTTP_TRANSFER_ENCODING"]
-            environ["wsgi.input"] = io.BytesIO(body)
-            environ["CONTENT_LENGTH"] = str(len(body))
-        elif "CONTENT_LENGTH" in environ:
-            environ["wsgi.input"] = self._body(environ["wsgi.input"], environ["CONTENT_LENGTH"])
+        except TooMany:
+            return send_away(start_response)
         waited = self.turns.admit(always=environ.get("PATH_INFO") in ASKED_BY_OPERATORS)
         if waited is None:
             return send_away(start_response)
@@ -103,15 +102,33 @@ class Threshold:
         finally:
             self.turns.release()
 
+    def _take_in_body(self, environ: dict[str, Any]) -> bool:
+        """Whether the body is not too large: one in chunks is read, and has a length afterwards.
+
+        Raises :class:`mdm_project.bodies.TooMany`.
+        """
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            body = self.bodies.read(environ["wsgi.input"].read, MAX_CHUNKED_BODY + 1)
+            if len(body) > MAX_CHUNKED_BODY:
+                return False
+            del environ["HTTP_TRANSFER_ENCODING"]
+            environ["wsgi.input"] = io.BytesIO(body)
+            environ["CONTENT_LENGTH"] = str(len(body))
+        elif "CONTENT_LENGTH" in environ:
+            environ["wsgi.input"] = self._body(environ["wsgi.input"], environ["CONTENT_LENGTH"])
+        return True
+
     def _body(self, body: Any, claimed: str) -> Any:
         """A short body as it is, all of it; a long one, or one without a proper length, as it comes."""
         if len(claimed) > 5 or not (claimed.isascii() and claimed.isdigit()) or int(claimed) > SHORT_BODY:
-            return PatientBody(body, self.turns)
+            return PatientBody(body, self.turns, self.bodies)
         try:
-            read = body.read(int(claimed))
+            came = self.bodies.read(body.read, int(claimed))
+        except TooMany:
+            raise
         except OSError:
             return CutOff()
-        return io.BytesIO(read) if len(read) == int(claimed) else CutOff()
+        return io.BytesIO(came) if len(came) == int(claimed) else CutOff()
 
 
 def send_away(start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -142,9 +159,10 @@ class CutOff:
 class PatientBody:
     """The body of a request: whoever waits for it leaves the turn to others."""
 
-    def __init__(self, body: Any, turns: Turns) -> None:
+    def __init__(self, body: Any, turns: Turns, bodies: Bodies) -> None:
         self._body = body
         self._turns = turns
+        self._bodies = bodies
 
     def read(self, size: int = -1) -> bytes:
         """As of any binary stream."""
@@ -154,10 +172,10 @@ class PatientBody:
         """As of any binary stream."""
         return self._away(self._body.readline, size)
 
-    def _away(self, read: Callable[[int], bytes], size: int) -> bytes:
+    def _away(self, read: Read, size: int) -> bytes:
         self._turns.release()
         try:
-            return read(size)
+            return self._bodies.read(read, size)
         finally:
             self._turns.acquire()
 

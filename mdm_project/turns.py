@@ -15,7 +15,7 @@ from collections import deque
 from types import TracebackType
 
 ROOM = 44
-"""Requests that wait for a turn. The web server has 64 threads: the rest send away whom it cannot hold."""
+"""Requests that wait for a turn. The web server has more threads: the rest send away whom it cannot hold."""
 TOO_LONG = 0.25
 """Seconds: a full room in which the last one waited longer takes nobody in."""
 LONGEST_WAIT = 10.0

@@ -20,6 +20,7 @@ from gunicorn.http import message
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from mdm_project import environment
+from mdm_project.bodies import THREADS
 
 if TYPE_CHECKING:
     import socket
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 # gunicorn reads these names; see its settings.
 worker_class = "mdm_project.web_server.Worker"
-threads = 64
+threads = THREADS
 backlog = 2048
 worker_connections = 4096
 keepalive = 75

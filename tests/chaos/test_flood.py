@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from bench.load import idle_request
+from mdm_project.bodies import SLOW_SENDERS
 from simulator.device import SimulatedDevice
 from simulator.exchange import converse
 from simulator.hardware import make_hardware
@@ -25,9 +27,13 @@ from tests.support.services import Postgres, Redis
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 CLIENTS = 400
-"""Far more than the 64 threads of the one web process."""
-SLOW = 40
-"""Clients that send half a request and no more."""
+"""Far more than the threads of the one web process."""
+SLOW = 70
+"""Clients that send half a request and no more. So many stop nobody:"""
+MANY = SLOW_SENDERS + 10
+"""with these no more bodies are waited for."""
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PROCESSES = {"BRAMLEY_WEB_PROCESSES": "1", "BRAMLEY_WORKER_PROCESSES": "1"}
 
 
 class Client:
@@ -67,10 +73,47 @@ def memory(pids: list[int]) -> float:
     return pages * 4096 / 2**20
 
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def status(connection: Connection) -> int:
+    """Of the answer that comes over it, whatever is sent or not."""
+    head = (await connection[0].readuntil(b"\r\n\r\n")).decode()
+    assert ("retry-after" in head.lower()) == (" 503 " in head)
+    return int(head[9:12])
+
+
+async def begin(port: int, part: bytes, count: int) -> list[Connection]:
+    """So many connections over which something is sent."""
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _client in range(count)]
+    for _reader, writer in opened:
+        writer.write(part)
+    return opened
+
+
+async def slow_senders(port: int, request: bytes) -> list[Connection]:
+    """They come, more of them, too many, and most of them go again. The rest stay."""
+    first, second = request[:-50], request[-50:]
+    (device,) = await begin(port, first, 1)
+    slow = await begin(port, first, SLOW)
+    assert await status((await begin(port, request, 1))[0]) == 200
+    slow += await begin(port, first, MANY - SLOW)
+    told = [asyncio.create_task(status(connection)) for connection in slow]
+    refused = [await answer for answer in itertools.islice(asyncio.as_completed(told), 10)]
+    assert set(refused) == {503}
+    assert await status((await begin(port, request, 1))[0]) == 503, "nobody's body is waited for"
+    assert await status((await begin(port, HEALTH, 1))[0]) == 200
+    device[1].write(second)
+    assert await status(device) == 200, "who is on its way is served, however slow"
+    for task in told:
+        task.cancel()
+    for _reader, writer in slow[SLOW:]:
+        writer.close()
+    return slow[:SLOW]
+
+
 async def flood(port: int, requests: list[bytes], url: str) -> list[Client]:
-    slow = [await asyncio.open_connection("127.0.0.1", port) for _client in range(SLOW)]
-    for _reader, writer in slow:
-        writer.write(requests[0][: len(requests[0]) // 2])
+    slow = await slow_senders(port, requests[0])
     clients = [Client(port, requests[n % len(requests)]) for n in range(CLIENTS)]
     with locked(url, "devices_enrollment"):
         tasks = [asyncio.create_task(client.run()) for client in clients]
@@ -85,7 +128,9 @@ def test_all_are_served_those_who_find_no_place_a_little_later(
     tmp_path: Path, postgres: Postgres, redis_server: Redis
 ) -> None:
     url = postgres.create_database("flood")
-    with RunningServer(tmp_path / "home", database_url=url, redis_url=redis_server.url) as server:
+    with RunningServer(
+        tmp_path / "home", database_url=url, redis_url=redis_server.url, environment=PROCESSES
+    ) as server:
         devices = [SimulatedDevice(make_hardware("flood", n), new_key()) for n in (1, 2)]
         for device in devices:
             with Transport() as transport:

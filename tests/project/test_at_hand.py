@@ -12,6 +12,7 @@ from django.db import OperationalError, connection, connections, transaction
 
 from database import prepared
 from mdm_project import at_hand
+from mdm_project.bodies import Bodies
 from mdm_project.doors import Doors
 from mdm_project.threshold import PatientBody
 from mdm_project.turns import Turns
@@ -118,7 +119,7 @@ def test_who_waits_for_a_long_body_holds_none_of_them(
 
     doors = Doors()
     monkeypatch.setattr(doors, "devices", view)
-    environ = {"PATH_INFO": "/mdm/connect", "wsgi.input": PatientBody(Slow(), Turns(1))}
+    environ = {"PATH_INFO": "/mdm/connect", "wsgi.input": PatientBody(Slow(), Turns(1), Bodies())}
     assert in_thread(lambda: list(doors(environ, lambda *_: None))) == [b""]
     assert held == [None]
     assert len(at_hand._at_hand) == 1

@@ -22,6 +22,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connections
 
 from mdm_project import embedded_broker, environment, first_start
+from mdm_project.bodies import THREADS
 from mdm_project.supervisor import Part, StartError, Supervisor, exclusive, say
 from pki import issuers, server_tls
 from pki.core.certificates import describe
@@ -194,7 +195,7 @@ def web_command(binds: Sequence[environment.Address], workers: int) -> list[str]
         sys.executable,
         *("-m", "granian", "mdm_project.wsgi:application", "--interface", "wsgi", "--http", "1"),
         *("--host", bind.host, "--port", str(bind.port)),
-        *("--workers", str(workers), "--blocking-threads", "64", "--backlog", "2048"),
+        *("--workers", str(workers), "--blocking-threads", str(THREADS), "--backlog", "2048"),
         # Connections of one process, idle ones among them: without it, 2,048 for all processes together.
         *("--backpressure", str(CONNECTIONS)),
         *("--respawn-failed-workers", "--workers-kill-timeout", "10", "--log-level", "error"),

@@ -1,0 +1,101 @@
+"""Bodies on their way: no more than leave threads for those who are here."""
+
+from __future__ import annotations
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mdm_project.bodies import SLOW_SENDERS, THREADS, Bodies, TooMany
+from mdm_project.threshold import ASKED_BY_OPERATORS, Threshold
+from mdm_project.turns import ROOM
+
+REQUEST = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http"}
+
+
+class Sender:
+    """A body that comes when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked, self.comes = threading.Event(), threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        self.asked.set()
+        assert self.comes.wait(30)
+        return b"x" * size
+
+
+class Door:
+    """Remembers who came in."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def __call__(self, environ: dict[str, Any], _start: object) -> list[bytes]:
+        self.seen.append(environ)
+        return [environ["wsgi.input"].read(3)] if "CONTENT_LENGTH" in environ else [b"no body"]
+
+
+def full(threshold: Threshold, pool: ThreadPoolExecutor) -> Sender:
+    """One body may be on its way, and one is."""
+    threshold.bodies = Bodies(1)
+    slow = Sender()
+    pool.submit(threshold, {**REQUEST, "CONTENT_LENGTH": "3", "wsgi.input": slow}, lambda *_: None)
+    assert slow.asked.wait(30)
+    return slow
+
+
+def test_there_are_threads_for_all_who_may_wait_for_a_turn_beside_those_who_wait_for_bodies() -> None:
+    assert THREADS - SLOW_SENDERS > ROOM
+
+
+@pytest.mark.parametrize("claim", [{"CONTENT_LENGTH": "3"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_where_too_many_are_on_their_way_the_next_is_sent_away_unread(claim: dict[str, str]) -> None:
+    door = Door()
+    threshold = Threshold(door, at_once=1)
+    statuses: list[tuple[str, dict[str, str]]] = []
+    body = io.BytesIO(b"abc")
+    environ = {**REQUEST, **claim, "wsgi.input": body}
+    with ThreadPoolExecutor(1) as pool:
+        slow = full(threshold, pool)
+        try:
+            list(threshold(environ, lambda status, headers: statuses.append((status, dict(headers)))))
+            ((status, headers),) = statuses
+            assert status == "503 Service Unavailable"
+            assert headers["Connection"] == "close"
+            assert 5 <= int(headers["Retry-After"]) <= 20
+            assert (door.seen, body.tell()) == ([], 0)
+            for path in ASKED_BY_OPERATORS:
+                assert list(threshold({**REQUEST, "PATH_INFO": path}, lambda *_: None)) == [b"no body"]
+        finally:
+            slow.comes.set()
+    assert b"".join(threshold(environ, lambda *_: None)) == b"abc"
+
+
+def test_a_long_body_that_may_not_be_waited_for_has_broken_off() -> None:
+    threshold = Threshold(Door(), at_once=1)
+    with ThreadPoolExecutor(1) as pool:
+        slow = full(threshold, pool)
+        try:
+            for _ in range(2):  # and the turn comes back
+                with pytest.raises(TooMany):
+                    threshold(
+                        {**REQUEST, "CONTENT_LENGTH": "70000", "wsgi.input": io.BytesIO(b"abc")},
+                        lambda *_: None,
+                    )
+        finally:
+            slow.comes.set()
+
+
+def test_a_read_that_fails_is_over() -> None:
+    def broken(size: int) -> bytes:
+        raise ConnectionResetError
+
+    bodies = Bodies(1)
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            bodies.read(broken, 3)
+    assert bodies.read(io.BytesIO(b"abc").read, 3) == b"abc"
