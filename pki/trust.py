@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from audit.recording import Actor, record
+from database import instances
 from pki.core.certificates import (
     CertificateFacts,
     describe,
@@ -213,7 +214,8 @@ def examine(der: bytes, *, purpose: Purpose, now: datetime) -> Certificate:
     except Malformed:
         raise Untrusted("unknown certificate") from None
     _verify_foreign(facts, purpose, now)
-    return Certificate(
+    return instances.new(
+        Certificate,
         issuer_key=anchor.issuer_key,
         serial_number=facts.serial_number,
         purpose=purpose,
@@ -229,14 +231,14 @@ def examine(der: bytes, *, purpose: Purpose, now: datetime) -> Certificate:
 
 
 def _find_anchor(der: bytes, purpose: Purpose, now: datetime) -> _Anchor:
-    """The trusted CA whose key signed it. Raises :class:`Untrusted`."""
+    """The trusted CA whose key signed it. ``der`` has been scanned. Raises :class:`Untrusted`."""
     issuer = read_identifiers(der).issuer
     reason = "unknown certificate"
     for anchor in _anchors():
         if anchor.subject != issuer:
             continue
         try:
-            verify_issued_by(der, anchor.der)
+            verify_issued_by(der, anchor.der, scanned=True)
         except PathError:
             continue
         key = anchor.issuer_key

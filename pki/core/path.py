@@ -19,13 +19,17 @@ class PathError(Malformed):
     """The certificate was not issued by that issuer; ``reason`` says what does not fit."""
 
 
-def verify_issued_by(certificate: bytes, issuer_certificate: bytes, *, allow_sha1: bool = False) -> None:
+def verify_issued_by(
+    certificate: bytes, issuer_certificate: bytes, *, allow_sha1: bool = False, scanned: bool = False
+) -> None:
     """Check names, key identifiers, the issuer's right to issue, and the signature; all as DER.
 
-    Time and revocation are the caller's. Raises :class:`PathError`.
+    ``scanned``: the certificate has passed :func:`pki.core.scan.scan`. Time and revocation are the caller's.
+    Raises :class:`PathError`.
     """
     try:
-        scan(certificate)
+        if not scanned:
+            scan(certificate)
         _verify(certificate, issuer_certificate, allow_sha1=allow_sha1)
     except PathError:
         raise
