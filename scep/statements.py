@@ -8,7 +8,7 @@ an index, so none takes longer when there are many certificates.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -368,8 +368,8 @@ class _Table(Generic[M]):
         self.width = len(fields)
         self.marks = ", ".join(["%s"] * self.width)
         self._read = attrgetter(*self.names)
-        self._loaders = [_loader(model, field) for field in fields]
-        self._savers = [_saver(field) for field in fields]
+        self._loaders = _by_place(_loader(model, field) for field in fields)
+        self._savers = _by_place(_saver(field) for field in fields)
 
     def without(self, *names: str) -> _Table[M]:
         return _Table(self.model, [field for field in self.fields if field.attname not in names])
@@ -397,18 +397,19 @@ class _Table(Generic[M]):
 
     def load(self, row: Row) -> M:
         """An instance, from as many values as there are columns here. What follows them is left."""
-        values = [
-            value if value is None or load is None else load(value)
-            for load, value in zip(self._loaders, row, strict=False)
-        ]
+        values = list(row[: self.width])
+        for place, load in self._loaders:
+            if values[place] is not None:
+                values[place] = load(values[place])
         return instances.loaded(self.model, dict(zip(self.names, values, strict=True)))
 
     def values(self, instance: M) -> list[Any]:
         """What is written, as the driver takes it."""
-        return [
-            value if value is None or save is None else save(value)
-            for save, value in zip(self._savers, self._read(instance), strict=True)
-        ]
+        values = list(self._read(instance))
+        for place, save in self._savers:
+            if values[place] is not None:
+                values[place] = save(values[place])
+        return values
 
 
 @cache
@@ -420,7 +421,15 @@ def _table(model: type[M]) -> _Table[M]:
     )
 
 
-def _loader(model: type[models.Model], field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+_Converter = Callable[[Any], Any]
+
+
+def _by_place(converters: Iterable[_Converter | None]) -> list[tuple[int, _Converter]]:
+    """Those that there are, with the column that they are for."""
+    return [(place, convert) for place, convert in enumerate(converters) if convert is not None]
+
+
+def _loader(model: type[models.Model], field: models.Field[Any, Any]) -> _Converter | None:
     """What Django does with a value of this column, None where it does nothing."""
     column = Col(model._meta.db_table, field)
     steps = [*connection.ops.get_db_converters(column), *field.get_db_converters(connection)]
@@ -438,16 +447,16 @@ def _loader(model: type[models.Model], field: models.Field[Any, Any]) -> Callabl
 _PLAIN = (models.IntegerField, models.BooleanField, models.ForeignKey)
 
 
-def _saver(field: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+def _saver(field: models.Field[Any, Any]) -> _Converter | None:
     """What Django does with a value before it is written. A choice is written as its text."""
     if isinstance(field, _PLAIN):
         return None
     if isinstance(field, models.CharField):
-        return str
+        return str if field.choices else None
     if isinstance(field, models.BinaryField):
         return bytes
     if isinstance(field, models.JSONField):
         return json.dumps
     if isinstance(field, models.DateTimeField):
-        return connection.ops.adapt_datetimefield_value
+        return None if prepared.on_postgresql() else connection.ops.adapt_datetimefield_value
     return lambda value: field.get_db_prep_save(value, connection=connection)

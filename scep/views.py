@@ -18,13 +18,6 @@ from scep.standing import Standing
 
 def scep(request: HttpRequest, slug: str | None = None) -> HttpResponse:
     """``/scep/`` and ``/scep/<service>/``."""
-    response = _scep(request, slug)
-    # Old clients know nothing of chunks.
-    response.headers["Content-Length"] = str(len(response.content))
-    return response
-
-
-def _scep(request: HttpRequest, slug: str | None) -> HttpResponse:
     if request.method not in {"GET", "POST"}:
         return _plain(405, "method not allowed", {"Allow": "GET, POST"})
     try:

@@ -251,7 +251,8 @@ def encode_text(value: str) -> bytes:
 
 def encode_time(at: datetime) -> bytes:
     """UTCTime until 2049, then GeneralizedTime (RFC 5280 section 4.1.2.5). ``at`` is aware."""
-    at = at.astimezone(UTC)
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
     if 1950 <= at.year < 2050:
         return encode(UTC_TIME, at.strftime("%y%m%d%H%M%SZ").encode())
     return encode_generalized_time(at)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm as BackendUnsupported
@@ -92,6 +92,11 @@ class Attribute:
 
     oid: str
     values: tuple[bytes, ...]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """In DER."""
+        return _encode_attribute(self.oid, *self.values)
 
 
 @dataclass(frozen=True)
@@ -454,7 +459,7 @@ def sign(
     signed_attributes = b""
     to_sign = content
     if attributes is not None:
-        encoded = [_encode_attribute(attribute.oid, *attribute.values) for attribute in attributes]
+        encoded = [attribute.encoded for attribute in attributes]
         encoded.append(_CONTENT_TYPE_DATA)
         value = asn1.encode_octets(hashlib.new(digest, content).digest())
         encoded.append(_encode_attribute(MESSAGE_DIGEST, value))
@@ -497,6 +502,8 @@ def _encode_attribute(oid: str, *values: bytes) -> bytes:
 _CONTENT_TYPE_DATA = _encode_attribute(CONTENT_TYPE, asn1.encode_oid(DATA))
 _CONTEXT_0_TAG = bytes((_CONTEXT_0,))
 _VERSION_0, _VERSION_1 = asn1.encode_integer(0), asn1.encode_integer(1)
+# Version, no digest algorithms, and no content.
+_DEGENERATE = _VERSION_1 + asn1.encode(asn1.SET) + asn1.encode_sequence(asn1.encode_oid(DATA))
 
 
 def _signature_algorithm(private_key: PrivateKey, digest: str) -> bytes:
@@ -524,9 +531,7 @@ def degenerate(certificates: Sequence[bytes], crls: Sequence[bytes] = ()) -> byt
     return _encode_content_info(
         SIGNED_DATA,
         asn1.encode_sequence(
-            asn1.encode_integer(1),
-            asn1.encode(asn1.SET),
-            asn1.encode_sequence(asn1.encode_oid(DATA)),
+            _DEGENERATE,
             asn1.encode(_CONTEXT_0, *certificates) if certificates else b"",
             asn1.encode(_CONTEXT_1, *crls) if crls else b"",
             asn1.encode(asn1.SET),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from pki.core import asn1
 from pki.core.cms import Attribute
@@ -193,7 +194,7 @@ def decode_fail_info_text(attributes: Mapping[str, Sequence[bytes]]) -> str:
 def encode_header(message_type: MessageType, transaction_id: str, sender_nonce: bytes) -> list[Attribute]:
     """The attributes that every message has."""
     return [
-        printable(MESSAGE_TYPE, message_type),
+        constant(MESSAGE_TYPE, message_type),
         printable(TRANSACTION_ID, transaction_id),
         octets(SENDER_NONCE, sender_nonce),
     ]
@@ -202,6 +203,12 @@ def encode_header(message_type: MessageType, transaction_id: str, sender_nonce: 
 def printable(oid: str, text: str) -> Attribute:
     """An attribute with one PrintableString."""
     return Attribute(oid, (asn1.encode(asn1.PRINTABLE_STRING, text.encode("ascii")),))
+
+
+@lru_cache(maxsize=32)
+def constant(oid: str, text: str) -> Attribute:
+    """The same, of what few texts can stand in."""
+    return printable(oid, text)
 
 
 def utf8(oid: str, text: str) -> Attribute:

@@ -183,7 +183,7 @@ def encode_success(
         cipher=_REPLY_CIPHERS.get(cipher, "aes128_cbc"),
         random=random,
     )
-    status = [attributes.printable(attributes.PKI_STATUS, PkiStatus.SUCCESS)]
+    status = [attributes.constant(attributes.PKI_STATUS, PkiStatus.SUCCESS)]
     return _encode_reply(request, envelope, status, credentials=credentials, random=random, now=now)
 
 
@@ -192,8 +192,8 @@ def encode_failure(
 ) -> bytes:
     """CertRep FAILURE with a failInfo and its one text. No envelope: the content is an empty string."""
     status = [
-        attributes.printable(attributes.PKI_STATUS, PkiStatus.FAILURE),
-        attributes.printable(attributes.FAIL_INFO, fail_info),
+        attributes.constant(attributes.PKI_STATUS, PkiStatus.FAILURE),
+        attributes.constant(attributes.FAIL_INFO, fail_info),
         attributes.utf8(attributes.FAIL_INFO_TEXT, DEVICE_TEXT[fail_info]),
     ]
     return _encode_reply(request, b"", status, credentials=credentials, random=random, now=now)
@@ -203,7 +203,7 @@ def encode_pending(
     request: SignedRequest, *, credentials: Credentials, random: Random, now: datetime
 ) -> bytes:
     """CertRep PENDING: the request waits for a person; the client asks again with CertPoll. No envelope."""
-    status = [attributes.printable(attributes.PKI_STATUS, PkiStatus.PENDING)]
+    status = [attributes.constant(attributes.PKI_STATUS, PkiStatus.PENDING)]
     return _encode_reply(request, b"", status, credentials=credentials, random=random, now=now)
 
 
