@@ -148,6 +148,7 @@ class Openssl:
         return {int(line.rpartition(":")[2], 16) for line in lines if "Serial Number:" in line}
 
 
+@pytest.mark.once  # what openssl reads does not depend on the database
 def test_openssl_agrees_across_a_re_key(server: RunningServer, tmp_path: Path) -> None:
     good, bad = (identity(enrol(server, number)).serial_number for number in (11, 12))
     server.manage("certificate", "revoke", f"{bad:X}")
@@ -178,6 +179,7 @@ def _known_everywhere(asked: Openssl, serial_number: int) -> bool:
         return False
 
 
+@pytest.mark.once
 def test_requests_in_addresses_pass_through_the_web_server(server: RunningServer) -> None:
     """Base64 holds slashes, also two in a row, and plus signs; clients escape them or do not."""
     certificate = identity(enrol(server, 21))
