@@ -236,6 +236,24 @@ def take_first_answer(
     )
 
 
+def take_answer_of(
+    who: Part, report: Report, now: datetime, *, body: bytes, careful: Sequence[str]
+) -> tuple[Taken, prepared.Row] | None:
+    """As :func:`take_first_answer`, with who answers: :func:`commands.statements.answer_of`. PostgreSQL only.
+
+    What the server makes of the answer is not kept with it: only for those of which it makes nothing.
+    """
+    new = _final(report)
+    if new is None or report.command_uuid is None:
+        return None
+    answer = _answer(report, new, body)
+    found = statements.answer_of(who, report.command_uuid, answer, now, outbox.jitter(), careful=careful)
+    if found is None:
+        return None
+    answered, row = found
+    return _opened(answered), row
+
+
 def take_answer(
     enrollment: Enrollment, report: Report, now: datetime, *, body: bytes, careful: Sequence[str]
 ) -> Taken | None:
@@ -262,8 +280,10 @@ def _final(report: Report) -> State | None:
 
 
 def _taken(answered: Answered | None) -> Taken | None:
-    if answered is None:
-        return None
+    return None if answered is None else _opened(answered)
+
+
+def _opened(answered: Answered) -> Taken:
     if (followed := answered.followed) is None:
         return Taken(None, answered.more_to_see, answered.delivery)
     try:

@@ -44,6 +44,7 @@ from commands.handing_out import (
     open_report,
     record_report,
     take_answer,
+    take_answer_of,
     take_first_answer,
     with_device,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "push_what_became_due",
     "record_report",
     "take_answer",
+    "take_answer_of",
     "take_first_answer",
     "warnings_about",
     "with_device",

@@ -191,17 +191,9 @@ _ANSWER_AT_ONCE = f"""
 """  # noqa: S608
 
 
-# The same for the usual answer: to the command that is first in the queue, as it was read with the identity.
-# The queue is read once: what comes next goes out, or asks for a closer look, or there is nothing.
-@cache
-def _answer_first_sql(if_still: str, also: str) -> str:
-    """``if_still``: a condition about the enrollment ``e``. ``also``: a part more, or none."""
-    return f"""
-    WITH answered AS (
-        UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
-          FROM ({_locked(if_still)}) locked
-         WHERE d.enrollment_id = locked.id AND d.epoch = locked.epoch AND d.id = %s AND d.state = 'SENT'
-        RETURNING d.id, d.enrollment_id, d.epoch, d.completed_at),
+# The same for the usual answer: to the command that is first in the queue. The queue is read once: what comes
+# next goes out, or asks for a closer look, or there is nothing.
+_AND_GO_ON = f"""
     kept AS (
         INSERT INTO {_RESULT} (delivery_id, uuid, status, report_sealed, error_chain, received_at)
         SELECT id, %s::uuid, %s::varchar, %s::bytea, %s::jsonb, completed_at FROM answered),
@@ -231,9 +223,41 @@ def _answer_first_sql(if_still: str, also: str) -> str:
                SELECT p.xmin FROM {push.TABLE} p WHERE p.enrollment_id = f.enrollment_id)
            AND CASE WHEN f.id IS NULL THEN {push.TABLE}.state <> 'IDLE'
                     ELSE {push.is_put_off_since("f.completed_at")} END)
+"""  # noqa: S608
+_FOLLOWED = "f.id, f.uuid, f.request_type, CASE WHEN sent.id IS NOT NULL THEN f.payload_sealed END"
+
+
+@cache
+def _answer_first_sql(if_still: str, also: str) -> str:
+    """``if_still``: a condition about the enrollment ``e``. ``also``: a part more, or none."""
+    return f"""
+    WITH answered AS (
+        UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
+          FROM ({_locked(if_still)}) locked
+         WHERE d.enrollment_id = locked.id AND d.epoch = locked.epoch AND d.id = %s AND d.state = 'SENT'
+        RETURNING d.id, d.enrollment_id, d.epoch, d.completed_at), {_AND_GO_ON}
     {f", also AS ({also})" if also else ""}
-    SELECT f.id, f.uuid, f.request_type, CASE WHEN sent.id IS NOT NULL THEN f.payload_sealed END
-      FROM following f LEFT JOIN sent ON true
+    SELECT {_FOLLOWED} FROM following f LEFT JOIN sent ON true
+    """  # noqa: S608
+
+
+@cache
+def _answer_of_sql(who: str) -> str:
+    """``who`` gives ``id`` and ``epoch`` of an enrollment that it locks, and what else is told of it."""
+    return f"""
+    WITH who AS MATERIALIZED ({who}),
+    first AS MATERIALIZED (
+        SELECT n.* FROM who, LATERAL (
+            SELECT d.id, d.command_id FROM {_DELIVERY} d
+             WHERE d.enrollment_id = who.id AND d.epoch = who.epoch AND {_OUTSTANDING}
+             ORDER BY d.id LIMIT 1) n),
+    answered AS (
+        UPDATE {_DELIVERY} d SET state = %s, reason = '', completed_at = %s
+          FROM who, first JOIN {_COMMAND} c ON c.id = first.command_id
+         WHERE d.enrollment_id = who.id AND d.epoch = who.epoch AND d.id = first.id AND d.state = 'SENT'
+           AND c.uuid = %s AND c.filled_by = '' AND NOT c.request_type = ANY(%s)
+        RETURNING d.id, d.enrollment_id, d.epoch, d.completed_at), {_AND_GO_ON}
+    SELECT {_FOLLOWED}, who.* FROM who, following f LEFT JOIN sent ON true
     """  # noqa: S608
 
 
@@ -281,10 +305,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Part:
-    """A change that is kept together with an answer: one more part of its statement. PostgreSQL only.
+    """A part of the statement that takes an answer. PostgreSQL only.
 
-    ``sql`` is an UPDATE that ends in ``FROM answered WHERE …``: ``answered`` is empty where the answer does
-    not count, and its ``completed_at`` is the time. ``parameters``: its own, in order.
+    Mostly a change that is kept together with it: an UPDATE that ends in ``FROM answered WHERE …``.
+    That is empty where the answer does not count, and its ``completed_at`` is the time. ``parameters``: of
+    ``sql``, in order.
     """
 
     sql: str
@@ -402,6 +427,30 @@ def answer_first(
     sql = _answer_first_sql(if_still.sql if if_still else "true", also.sql if also else "")
     row = prepared.row(sql, parameters)
     return None if row is None else Answered(*_followed(row))
+
+
+def answer_of(
+    who: Part,
+    command_uuid: uuid.UUID,
+    answer: Answer,
+    now: datetime,
+    jitter: float,
+    *,
+    careful: Sequence[str],
+) -> tuple[Answered, prepared.Row] | None:
+    """The same, where it is not known yet who answers, nor to what. PostgreSQL only.
+
+    ``who``: a SELECT that gives ``id`` and ``epoch`` of an enrollment that is enrolled, and locks it. Its row
+    is given back. Only for the command that is first in the queue, is none of ``careful`` (names of commands)
+    and is filled in by nobody; else None, and nothing is changed.
+    """
+    parameters = [
+        *(*who.parameters, answer.state.value, now, command_uuid, list(careful)),
+        *(answer.result_uuid, answer.status, answer.report_sealed, json.dumps(answer.error_chain)),
+        push.spread(jitter),
+    ]
+    row = prepared.row(_answer_of_sql(who.sql), parameters)
+    return None if row is None else (Answered(*_followed(row[:4])), row[4:])
 
 
 def _followed(row: Sequence[Any]) -> tuple[Followed | None, bool]:

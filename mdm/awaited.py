@@ -1,8 +1,11 @@
 """Answers that are awaited: to commands that this very process has handed out a moment ago.
 
 For such an answer nobody is looked up again. What cannot change was kept, and what can is compared by the
-statement that takes the answer (:func:`mdm.statements.still_speaks`). Whoever is not known here, because
-another process handed the command out, or it was too long ago, goes the usual way.
+statement that takes the answer (:func:`mdm.statements.still_speaks`).
+
+Where another process handed the command out, one statement finds who answers and takes the answer. For that a
+message is read before it is known whether its certificate is trusted, which is not done for strangers: so the
+certificates of devices are remembered that were here before. Whoever is not known goes the usual way.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ class Awaited:
     first: Candidate
 
 
+KNOWN_AT_MOST = 4096
+"""Certificates; a hundred bytes for each."""
+
+_known: OrderedDict[int, None] = OrderedDict()  # by the hash of the fingerprint: it decides nothing
 _awaited: OrderedDict[str, Awaited] = OrderedDict()
 _lock = Lock()
 
@@ -51,7 +58,23 @@ def take(sha256: str) -> Awaited | None:
         return _awaited.pop(sha256, None)
 
 
+def note(sha256: str) -> None:
+    """The certificate speaks for a device."""
+    number = hash(sha256)
+    with _lock:
+        _known[number] = None
+        _known.move_to_end(number)
+        if len(_known) > KNOWN_AT_MOST:
+            _known.popitem(last=False)
+
+
+def is_known(sha256: str) -> bool:
+    """Whether it did lately."""
+    return hash(sha256) in _known
+
+
 def forget() -> None:
     """Await nothing, as another process does. For tests."""
     with _lock:
         _awaited.clear()
+        _known.clear()

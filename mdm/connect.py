@@ -13,17 +13,17 @@ from django.db import transaction
 from commands import queue
 from commands.core import plist
 from commands.core.report import Report, ReportError, Status, decode_report
-from commands.statements import Candidate, Condition
+from commands.statements import Candidate, Condition, Part
 from database import prepared
 from devices import registry
-from devices.core.identity import IdentityError, resolve
+from devices.core.identity import ChannelIdentity, IdentityError, resolve
 from devices.models import Enrollment, EnrollmentState
 from mdm import awaited, results
 from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import addressed, adopt_renewed, device_enrollment, names, verify_open
 from mdm.fillers import FILLERS
-from mdm.statements import still_speaks
+from mdm.statements import read_answering, still_speaks, who_answers
 from push import outbox
 from push.models import PushState
 
@@ -44,6 +44,8 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
         raise Rejected("bad report", detail=str(error)) from error
     owner = device_enrollment(presented, channel)
     verify_open(owner)
+    if presented.identity is not None:
+        awaited.note(presented.identity.sha256)
     if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
         registry.seen(owner.pk, owner.last_seen_at, now)
         return Reply()
@@ -64,30 +66,49 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
 
 
 def answer_awaited(der: bytes, body: bytes, now: datetime) -> Reply | None:
-    """The answer to a command that this process has just handed out, in one statement. PostgreSQL only.
+    """The answer to a command, taken in one statement: who gives it is not looked up first. PostgreSQL only.
 
-    ``der``: the certificate that made the signature over ``body``. It was trusted when the command went out,
-    and the statement compares whatever may have changed since. None for everything else, whatever may be
-    wrong with it, and then nothing is changed: go the usual way.
+    ``der``: the certificate that made the signature over ``body``. All that is asked of it is asked by the
+    statement. None for everything else, whatever may be wrong with it, and then nothing is changed: go the
+    usual way.
     """
+    if b"CommandUUID" not in body or not prepared.on_postgresql():
+        return None
     sha256 = hashlib.sha256(der).hexdigest()
     known = awaited.take(sha256)
-    if known is None or now > known.not_after:
+    if known is None and not awaited.is_known(sha256):
         return None
-    owner = known.owner
     try:
         message = plist.read(body, max_size=MAX_CONNECT)
         report, channel = decode_report(message), resolve(message)
     except (plist.PlistError, ReportError, IdentityError):
         return None
-    if "MessageType" in message or channel.is_user or not names(owner, channel):
+    if "MessageType" in message or channel.is_user:
         return None
-    taken = _take_first(owner, known.first, report, body, now, if_still=still_speaks(sha256))
-    if taken is None:
+    if known is not None:
+        if now > known.not_after or not names(known.owner, channel):
+            return None
+        owner, not_after = known.owner, known.not_after
+        taken = _take_first(owner, known.first, report, body, now, if_still=still_speaks(sha256))
+        found = (taken, owner, not_after) if taken is not None else None
+    else:
+        found = _answer_of(who_answers(sha256, channel, now), channel, report, body, now)
+    if found is None:
         return None
-    reply = _go_on(taken, report, now, owner=owner, sha256=sha256, not_after=known.not_after)
+    taken, owner, not_after = found
+    reply = _go_on(taken, report, now, owner=owner, sha256=sha256, not_after=not_after)
     _seen(owner, now)
     return reply
+
+
+def _answer_of(
+    who: Part, channel: ChannelIdentity, report: Report, body: bytes, now: datetime
+) -> tuple[queue.Taken, Enrollment, datetime] | None:
+    """To a command that another process has handed out."""
+    if results.says_something(report):
+        return None
+    found = queue.take_answer_of(who, report, now, body=body, careful=results.CAREFUL)
+    return (found[0], *read_answering(found[1], channel)) if found is not None else None
 
 
 def _seen(owner: Enrollment, now: datetime) -> None:

@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from commands.models import Command, CommandDelivery
-from commands.statements import CANDIDATE_COLUMNS, FIRST_OF_QUEUE, Candidate, Condition, candidate
+from commands.statements import CANDIDATE_COLUMNS, FIRST_OF_QUEUE, Candidate, Condition, Part, candidate
 from database import instances, prepared
-from devices.models import Device, Enrollment, Identity, IdentityState
+from devices.core.identity import ChannelIdentity
+from devices.models import Device, Enrollment, EnrollmentState, Identity, IdentityState
 from pki import trust
 from pki.models import Certificate, Issuer, IssuerKey, Purpose
 from push.models import PushRequest
@@ -76,6 +77,21 @@ _STILL_SPEAKS = f"""
              WHERE i.sha256 = %s AND i.enrollment_id = e.id AND i.state = '{IdentityState.ACTIVE.value}'
                AND {trust.still_trusted(Purpose.MDM_IDENTITY)})
 """  # noqa: S608
+# All that is asked of who answers a command, device channel only; what is refused is told otherwise.
+_WHO_ANSWERS = f"""
+    SELECT e.id, e.epoch, e.device_id, e.last_seen_at, f.not_after
+      FROM {_IDENTITY} i
+      JOIN {_ENROLLMENT} e ON e.id = i.enrollment_id
+      JOIN {_DEVICE} x ON x.id = e.device_id
+      JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
+      JOIN {_KEY} k ON k.id = f.issuer_key_id
+      JOIN {_ISSUER} s ON s.id = k.issuer_id
+     WHERE i.sha256 = %s AND x.udid = %s AND x.user_enrollment = %s
+       AND %s BETWEEN f.not_before AND f.not_after
+       AND i.state = '{IdentityState.ACTIVE.value}' AND e.state = '{EnrollmentState.ENROLLED.value}'
+       AND {trust.still_trusted(Purpose.MDM_IDENTITY)}
+       FOR NO KEY UPDATE OF e
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,23 @@ def find_identity(sha256: str, now: datetime) -> Found | None:
 def still_speaks(sha256: str) -> Condition:
     """All of what :func:`mdm.authentication.pinned` asks that may have changed since. PostgreSQL only."""
     return Condition(_STILL_SPEAKS, [sha256])
+
+
+def who_answers(sha256: str, channel: ChannelIdentity, now: datetime) -> Part:
+    """The enrollment of a device that may answer: all that :func:`mdm.authentication.pinned` asks, and ids.
+
+    For :func:`commands.queue.take_answer_of`, whose row :func:`read_answering` reads.
+    """
+    return Part(_WHO_ANSWERS, [sha256, channel.udid, channel.user_enrollment, now])
+
+
+def read_answering(row: Any, channel: ChannelIdentity) -> tuple[Enrollment, datetime]:
+    """Who answered, and until when its certificate is valid."""
+    pk, epoch, device_id, last_seen_at, not_after = row
+    ids = {"id": device_id, "udid": channel.udid, "user_enrollment": channel.user_enrollment}
+    device = instances.loaded(Device, ids)
+    values = {"id": pk, "epoch": epoch, "device_id": device_id, "last_seen_at": last_seen_at}
+    return instances.loaded(Enrollment, values, {"device": device}), not_after
 
 
 def find_certificate(sha256: str) -> Certificate | None:

@@ -120,10 +120,9 @@ def verify_record(certificate: Certificate, *, purpose: Purpose, now: datetime) 
 
 
 def still_trusted(purpose: Purpose) -> str:
-    """What may change of that which :func:`verify_record` asks, as SQL for PostgreSQL.
+    """What :func:`verify_record` asks beside the time, as SQL for PostgreSQL.
 
-    Of a certificate ``f``, the key ``k`` of its issuer, and the issuer ``s``. Time and purpose of a
-    certificate stay what they are.
+    Of a certificate ``f``, the key ``k`` of its issuer, and the issuer ``s``.
     """
     keys, issuers = (
         ", ".join(f"'{state.value}'" for state in sorted(states))
@@ -131,7 +130,7 @@ def still_trusted(purpose: Purpose) -> str:
     )
     return f"""
         f.status = '{CertificateStatus.ISSUED.value}' AND k.state IN ({keys}) AND s.state IN ({issuers})
-        AND s.trusted_for @> '["{purpose.value}"]'::jsonb
+        AND (f."foreign" OR f.purpose = '{purpose.value}') AND s.trusted_for @> '["{purpose.value}"]'::jsonb
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,11 +14,15 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from audit.models import Refusal
+from commands import queue
 from commands.core import plist
-from commands.models import CommandDelivery, CommandResult, DeliveryState
+from commands.core.report import decode_report
+from commands.models import Command, CommandDelivery, CommandResult, DeliveryState
+from devices.core.identity import resolve
 from devices.models import Device as DeviceRow
 from devices.models import Enrollment, EnrollmentState, Identity, IdentityState
-from mdm import awaited
+from mdm import awaited, results
+from mdm.statements import who_answers
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey, IssuerKeyState, IssuerState, Purpose
 from push.models import PushRequest
 from tests.mdm.support import assert_rejected, enrollment_of
@@ -26,6 +31,7 @@ from tests.mdm.test_cost import captured
 from tests.mdm.test_parallel import answer_and_close, enrolled, somebody_waits_for_a_row
 from tests.support.devices import Device, command_uuid, make_device
 from tests.support.processes import wait_until
+from tests.support.snapshot import no_change
 
 ON_POSTGRESQL = connection.vendor == "postgresql"
 pytestmark = pytest.mark.skipif(not ON_POSTGRESQL, reason="SQLite goes step by step")
@@ -70,12 +76,75 @@ def test_and_so_is_the_next_one(quiet_a: Device) -> None:
     assert DeviceRow.objects.get(udid=quiet_a.udid).security == {"PasscodePresent": True}
 
 
-def test_another_process_reads_who_answers(quiet_a: Device) -> None:
+def test_it_is_in_another_process_too_where_the_device_has_been(quiet_a: Device) -> None:
+    uuid_text = with_a_command(quiet_a)
+    enqueue(quiet_a)
+    awaited._awaited.clear()
+    with captured() as statements:
+        uuid_text = command_uuid(quiet_a.answer(uuid_text))
+    assert len(statements) == 1
+    with captured() as statements:  # and that one it awaits
+        assert quiet_a.answer(uuid_text, "Error", ErrorChain=[{"ErrorCode": 1}]).body == b""
+    assert len(statements) == 1
+    kept = CommandResult.objects.order_by("pk").values_list("status", "error_chain")
+    error = {"code": 1, "domain": "", "message": ""}
+    assert list(kept) == [("Acknowledged", []), ("Error", [error])]
+
+
+def test_a_process_where_it_has_not_been_looks_up_who_answers(quiet_a: Device) -> None:
     uuid_text = with_a_command(quiet_a)
     awaited.forget()
     with captured() as statements:
         assert quiet_a.answer(uuid_text).status == 200
     assert len(statements) == 2
+
+
+def careful(device: Device) -> str:
+    return with_a_command(device, "EraseDevice")
+
+
+def filled_in(device: Device) -> str:
+    uuid_text = with_a_command(device)
+    Command.objects.filter(uuid=uuid_text).update(filled_by="somebody")
+    return uuid_text
+
+
+def not_the_first(device: Device) -> str:
+    with_a_command(device)
+    enqueue(device)
+    delivery = CommandDelivery.objects.order_by("-pk")[0]
+    delivery.state = DeliveryState.SENT
+    delivery.save()
+    return str(delivery.command.uuid)
+
+
+def unknown(device: Device) -> str:
+    with_a_command(device)
+    return str(uuid.uuid4())
+
+
+@pytest.mark.parametrize("ask", [careful, filled_in, not_the_first, unknown])
+def test_what_another_process_has_to_look_at(quiet_a: Device, ask: Callable[[Device], str]) -> None:
+    """By one statement it changes nothing; then it goes the usual way."""
+    uuid_text = ask(quiet_a)
+    awaited._awaited.clear()
+    enrollment = enrollment_of(quiet_a)
+    report = decode_report(quiet_a.message(Status="Acknowledged", CommandUUID=uuid_text))
+    channel = resolve(quiet_a.message())
+    who = who_answers(hashlib.sha256(bytes(quiet_a.certificate.der)).hexdigest(), channel, timezone.now())
+    with no_change():
+        found = queue.take_answer_of(who, report, timezone.now(), body=b"x", careful=results.CAREFUL)
+    assert found is None
+    assert quiet_a.answer(uuid_text).status == 200
+    answered = CommandDelivery.objects.filter(enrollment=enrollment, state=DeliveryState.ACKNOWLEDGED)
+    assert answered.exists() == (ask is not unknown)
+
+
+def test_what_the_server_makes_of_an_answer_another_process_makes_of_it(quiet_a: Device) -> None:
+    uuid_text = with_a_command(quiet_a, "DeviceInformation")
+    awaited._awaited.clear()
+    assert quiet_a.answer(uuid_text, QueryResponses={"DeviceName": "Library 3"}).status == 200
+    assert DeviceRow.objects.get(udid=quiet_a.udid).name == "Library 3"
 
 
 def test_the_same_answer_again_changes_nothing(quiet_a: Device) -> None:
@@ -129,6 +198,7 @@ CHANGES: dict[str, Change] = {
         if state != EnrollmentState.ENROLLED
     },
     "epoch": of_enrollment(epoch=7),
+    "another purpose": of_certificate(purpose=Purpose.OTA_IDENTITY),
     "revoked": of_certificate(status=CertificateStatus.REVOKED),
     "superseded": of_certificate(status=CertificateStatus.SUPERSEDED),
     "identity superseded": of_identity(state=IdentityState.SUPERSEDED),
@@ -139,7 +209,7 @@ CHANGES: dict[str, Change] = {
         for state in (IssuerState.DRAFT, IssuerState.AWAITING, IssuerState.REVOKED)
     },
     "no purpose": of_issuer(trusted_for=[]),
-    "another purpose": of_issuer(trusted_for=[Purpose.OTA_IDENTITY.value]),
+    "trusted for another purpose": of_issuer(trusted_for=[Purpose.OTA_IDENTITY.value]),
     **{
         f"delivery {state}": of_delivery(state=state)
         for state in DeliveryState.values
@@ -150,9 +220,10 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changed_meanwhile(quiet_a: Device, change: str) -> None:
-    """The very next request sees it: it is what it is where nothing is awaited."""
-    known, unknown = (outcome(quiet_a, CHANGES[change], known=known) for known in (True, False))
-    assert known == unknown
+    """The very next request sees it, in this process and in another."""
+    here, elsewhere, usual = (outcome(quiet_a, CHANGES[change], known) for known in KNOWN)
+    assert here == usual
+    assert elsewhere == usual
 
 
 @pytest.mark.parametrize(
@@ -175,29 +246,43 @@ TRUSTED = {
 }
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("change", TRUSTED)
-def test_what_is_trusted_still(quiet_a: Device, change: str) -> None:
+def test_what_is_trusted_still(quiet_a: Device, change: str, elsewhere: bool) -> None:
     uuid_text = with_a_command(quiet_a)
+    if elsewhere:
+        awaited._awaited.clear()
     TRUSTED[change](quiet_a)
     with captured() as statements:
         assert quiet_a.answer(uuid_text).status == 200
     assert len(statements) == 1
 
 
-def test_a_certificate_that_expired_meanwhile(quiet_a: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_certificate_that_expired_meanwhile(
+    quiet_a: Device, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
     uuid_text = with_a_command(quiet_a)
+    if elsewhere:
+        awaited._awaited.clear()
     after: datetime = quiet_a.certificate.not_after + timedelta(seconds=1)
     monkeypatch.setattr(timezone, "now", lambda: after)
     assert_rejected(lambda: quiet_a.answer(uuid_text), "certificate expired")
 
 
-def outcome(device: Device, change: Change, *, known: bool) -> dict[str, Any]:
+KNOWN = ("awaited", "known", "unknown")
+"""Of the device: its answer, that it has been here, nothing."""
+
+
+def outcome(device: Device, change: Change, known: str) -> dict[str, Any]:
     """What an answer leads to after a change, all of which is taken back afterwards."""
     with transaction.atomic():
         pk = enrollment_of(device).pk
         uuid_text = with_a_command(device)
         change(device)
-        if not known:
+        if known == "known":
+            awaited._awaited.clear()
+        elif known == "unknown":
             awaited.forget()
         answer = device.answer(uuid_text, ProfileList=[])
         deliveries = CommandDelivery.objects.filter(enrollment=pk).order_by("pk")
@@ -217,12 +302,17 @@ def outcome(device: Device, change: Change, *, known: bool) -> dict[str, Any]:
 # Messages
 
 
-def test_a_message_that_names_another_device(quiet_a: Device) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_message_that_names_another_device(quiet_a: Device, elsewhere: bool) -> None:
     uuid_text = with_a_command(quiet_a)
+    if elsewhere:
+        awaited._awaited.clear()
     message = {"UDID": "OTHER", "Status": "Acknowledged", "CommandUUID": uuid_text}
     assert_rejected(lambda: quiet_a.connect(message), "identity of another device")
     message = {"EnrollmentID": quiet_a.udid, "Status": "Acknowledged", "CommandUUID": uuid_text}
-    with_a_command(quiet_a)
+    quiet_a.idle()
+    if elsewhere:
+        awaited._awaited.clear()
     assert_rejected(lambda: quiet_a.connect(message), "identity of another device")
 
 
@@ -261,19 +351,22 @@ def test_nothing_of_strangers_is_read_before_they_are_known(
     def read(*_arguments: Any, **_options: Any) -> Any:
         raise AssertionError("read")
 
-    with_a_command(quiet_a)
+    uuid_text = with_a_command(quiet_a)
     stranger = make_device("S")
     Certificate.objects.filter(pk=stranger.certificate.pk).update(status=CertificateStatus.REVOKED)
     monkeypatch.setattr(plist, "read", read)
-    assert_rejected(stranger.idle, "certificate revoked")
+    assert_rejected(lambda: stranger.answer(uuid_text), "certificate revoked")
 
 
 def test_as_many_as_fit(quiet_a: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     with_a_command(quiet_a)
     (one,) = awaited._awaited.values()
     monkeypatch.setattr(awaited, "AT_MOST", 2)
+    monkeypatch.setattr(awaited, "KNOWN_AT_MOST", 2)
     for name in ("a", "b", "a", "c"):
         awaited.remember(name, one)
+        awaited.note(name)
+    assert [awaited.is_known(name) for name in "abc"] == [True, False, True]
     assert list(awaited._awaited) == ["a", "c"]
     assert (awaited.take("a"), awaited.take("a"), awaited.take("b")) == (one, None, None)
 

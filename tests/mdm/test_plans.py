@@ -12,6 +12,7 @@ from database.statements import of_connection
 from devices.models import Device as DeviceRow
 from enrollment.models import EnrollmentProfile
 from enrollment.setup import ensure_default_profile
+from mdm import awaited
 from pki.models import Issuer
 from tests.mdm.support import enrollment_of
 from tests.mdm.test_connect import enqueue
@@ -156,8 +157,13 @@ def test_no_statement_reads_a_table_from_end_to_end(
     enqueue(full)
     full.answer(command_uuid(full.idle()), "NotNow")
     full.answer(command_uuid(full.idle()), ProfileList=[])
+    enqueue(full)
+    uuid = command_uuid(full.idle())
+    awaited._awaited.clear()  # as in another process
+    full.answer(uuid)
     told = plans()
     assert len(told) > 20
+    assert any("WITH who AS" in statement for statement in told)
     slow = [
         f"{statement}\n{plan}"
         for statement, plan in told.items()
