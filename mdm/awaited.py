@@ -18,8 +18,8 @@ from threading import Lock
 from commands.statements import Candidate
 from devices.models import Enrollment
 
-AT_MOST = 1024
-"""Devices. Few answer later than a thousand others have got a command."""
+AT_MOST = 256
+"""Devices, some kilobytes for each. Who answers later is found by a statement, which costs little more."""
 
 
 @dataclass(frozen=True, slots=True)
