@@ -32,7 +32,7 @@ SMALL = {
 """Variables of the children, where nothing else is said. glibc has up to eight heaps for each core, shared
 by threads, and a store of freed pieces for each thread, of up to 200 KiB; neither gives back what it once
 held. That is for threads that run at the same time: Python's lock lets one at a time. Granian brings an
-allocator of its own, jemalloc, that does the same once more, for each of its 64 threads: the last one."""
+allocator of its own, jemalloc, that does the same once more, for each of its threads: the last one."""
 SAME_REQUEST = 0.5
 """Seconds within which a second signal repeats the first one."""
 
