@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 
-from mdm_project.threshold import AT_ONCE
+from mdm_project.turns import AT_ONCE
 
 KEPT_SECONDS = 60.0
 

@@ -14,9 +14,9 @@ from django.conf import settings
 
 from audit.addresses import CLIENT_ADDRESS
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
-from mdm_project import pressure
-from mdm_project.bodies import Bodies, Read, TooMany
-from mdm_project.turns import TOO_LONG, Turns
+from mdm_project import at_hand, pressure
+from mdm_project.bodies import Bodies, TooMany
+from mdm_project.turns import AT_ONCE, TOO_LONG, Turns
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -48,10 +48,6 @@ _CGI = frozenset(
 TURNS = "bramley.turns"
 """Key of the request's META: what a view releases while it waits for somebody else, and takes again."""
 
-AT_ONCE = 2
-"""Requests that run at once in one process. More would only take the interpreter's lock from each other."""
-
-
 ASKED_BY_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
 """A few of these always get their turn: a load balancer must not take a busy server for a dead one."""
 
@@ -64,10 +60,10 @@ class Threshold:
 
     The web server has many threads, but only :data:`AT_ONCE` of them run Python for a request. A short body
     is read before its request takes a turn, which is then not given away in between; a thread that waits for
-    a long one gives its turn to others meanwhile. So slow devices, or strangers who mean it, do not stop the
-    server; and there are always threads that wait for no body (:mod:`mdm_project.bodies`). Whom the server
-    cannot serve in time is sent away with 503 and ``Retry-After`` (:mod:`mdm_project.turns`), and devices are
-    woken more slowly then (:mod:`push.pace`).
+    a long one gives its turn and its connection to the database to others meanwhile. So slow devices, or
+    strangers who mean it, do not stop the server; and there are always threads that wait for no body
+    (:mod:`mdm_project.bodies`). Whom the server cannot serve in time is sent away with 503 and
+    ``Retry-After`` (:mod:`mdm_project.turns`), and devices are woken more slowly then (:mod:`push.pace`).
 
     ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
     """
@@ -86,12 +82,45 @@ class Threshold:
         environ[HEADERS_TOLD_APART] = self.headers_told_apart
         name_client(environ)
         environ[TURNS] = self.turns
+        chunked, claimed = "HTTP_TRANSFER_ENCODING" in environ, environ.get("CONTENT_LENGTH", "0")
         try:
-            if not self._take_in_body(environ):
-                start_response("413 Content Too Large", [("Content-Length", "0"), ("Connection", "close")])
-                return [b""]
+            if not chunked and _is_short(claimed):
+                environ["wsgi.input"] = self._short_body(environ, int(claimed))
+                return self._serve(environ, start_response)
+            with self.bodies.place(long=True):
+                return self._with_long_body(environ, start_response, chunked=chunked)
         except TooMany:
             return send_away(start_response)
+
+    def _short_body(self, environ: dict[str, Any], length: int) -> Any:
+        """All of it. Raises :class:`mdm_project.bodies.TooMany`."""
+        if not length:
+            return io.BytesIO()
+        try:
+            with self.bodies.place(long=False):
+                came = environ["wsgi.input"].read(length)
+        except OSError:
+            return CutOff()
+        return io.BytesIO(came) if len(came) == length else CutOff()
+
+    def _with_long_body(
+        self, environ: dict[str, Any], start_response: Callable[..., Any], *, chunked: bool
+    ) -> Iterable[bytes]:
+        """With a long body, or one without a proper length, as it comes. One in chunks is read at once, and
+        has a length afterwards."""
+        if not chunked:
+            environ["wsgi.input"] = PatientBody(environ["wsgi.input"], self.turns)
+            return self._serve(environ, start_response)
+        body = environ["wsgi.input"].read(MAX_CHUNKED_BODY + 1)
+        if len(body) > MAX_CHUNKED_BODY:
+            start_response("413 Content Too Large", [("Content-Length", "0"), ("Connection", "close")])
+            return [b""]
+        del environ["HTTP_TRANSFER_ENCODING"]
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        return self._serve(environ, start_response)
+
+    def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         waited = self.turns.admit(always=environ.get("PATH_INFO") in ASKED_BY_OPERATORS)
         if waited is None:
             return send_away(start_response)
@@ -102,33 +131,10 @@ class Threshold:
         finally:
             self.turns.release()
 
-    def _take_in_body(self, environ: dict[str, Any]) -> bool:
-        """Whether the body is not too large: one in chunks is read, and has a length afterwards.
 
-        Raises :class:`mdm_project.bodies.TooMany`.
-        """
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            body = self.bodies.read(environ["wsgi.input"].read, MAX_CHUNKED_BODY + 1)
-            if len(body) > MAX_CHUNKED_BODY:
-                return False
-            del environ["HTTP_TRANSFER_ENCODING"]
-            environ["wsgi.input"] = io.BytesIO(body)
-            environ["CONTENT_LENGTH"] = str(len(body))
-        elif "CONTENT_LENGTH" in environ:
-            environ["wsgi.input"] = self._body(environ["wsgi.input"], environ["CONTENT_LENGTH"])
-        return True
-
-    def _body(self, body: Any, claimed: str) -> Any:
-        """A short body as it is, all of it; a long one, or one without a proper length, as it comes."""
-        if len(claimed) > 5 or not (claimed.isascii() and claimed.isdigit()) or int(claimed) > SHORT_BODY:
-            return PatientBody(body, self.turns, self.bodies)
-        try:
-            came = self.bodies.read(body.read, int(claimed))
-        except TooMany:
-            raise
-        except OSError:
-            return CutOff()
-        return io.BytesIO(came) if len(came) == int(claimed) else CutOff()
+def _is_short(claimed: str) -> bool:
+    """Whether a body with this Content-Length is read before its request takes a turn."""
+    return claimed.isascii() and claimed.isdigit() and len(claimed) <= 12 and int(claimed) <= SHORT_BODY
 
 
 def send_away(start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -157,12 +163,14 @@ class CutOff:
 
 
 class PatientBody:
-    """The body of a request: whoever waits for it leaves the turn to others."""
+    """The body of a request: whoever waits for it leaves to others what they need meanwhile.
 
-    def __init__(self, body: Any, turns: Turns, bodies: Bodies) -> None:
+    That is the turn, and a connection to the database outside a transaction.
+    """
+
+    def __init__(self, body: Any, turns: Turns) -> None:
         self._body = body
         self._turns = turns
-        self._bodies = bodies
 
     def read(self, size: int = -1) -> bytes:
         """As of any binary stream."""
@@ -172,10 +180,11 @@ class PatientBody:
         """As of any binary stream."""
         return self._away(self._body.readline, size)
 
-    def _away(self, read: Read, size: int) -> bytes:
+    def _away(self, read: Callable[[int], bytes], size: int) -> bytes:
+        at_hand.put_back()
         self._turns.release()
         try:
-            return self._bodies.read(read, size)
+            return read(size)
         finally:
             self._turns.acquire()
 

@@ -14,6 +14,8 @@ import time
 from collections import deque
 from types import TracebackType
 
+AT_ONCE = 2
+"""Requests that run at once in one process. More would only take the interpreter's lock from each other."""
 ROOM = 44
 """Requests that wait for a turn. The web server has more threads: the rest send away whom it cannot hold."""
 TOO_LONG = 0.25

@@ -12,7 +12,6 @@ from django.db import OperationalError, connection, connections, transaction
 
 from database import prepared
 from mdm_project import at_hand
-from mdm_project.bodies import Bodies
 from mdm_project.doors import Doors
 from mdm_project.threshold import PatientBody
 from mdm_project.turns import Turns
@@ -115,13 +114,16 @@ def test_who_waits_for_a_long_body_holds_none_of_them(
             return b""
 
     def view(environ: dict[str, Any], _start_response: Callable[..., Any]) -> list[bytes]:
+        assert backend()
+        held.append(connections["default"].connection is not None)
         return [environ["wsgi.input"].read()]
 
-    doors = Doors()
+    doors, turns = Doors(), Turns(1)
+    turns.acquire()
     monkeypatch.setattr(doors, "devices", view)
-    environ = {"PATH_INFO": "/mdm/connect", "wsgi.input": PatientBody(Slow(), Turns(1), Bodies())}
+    environ = {"PATH_INFO": "/mdm/connect", "wsgi.input": PatientBody(Slow(), turns)}
     assert in_thread(lambda: list(doors(environ, lambda *_: None))) == [b""]
-    assert held == [None]
+    assert held == [True, None]
     assert len(at_hand._at_hand) == 1
 
 

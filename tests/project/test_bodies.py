@@ -75,27 +75,48 @@ def test_where_too_many_are_on_their_way_the_next_is_sent_away_unread(claim: dic
     assert b"".join(threshold(environ, lambda *_: None)) == b"abc"
 
 
-def test_a_long_body_that_may_not_be_waited_for_has_broken_off() -> None:
+@pytest.mark.parametrize("claimed", ["70000", "x", "1" * 13])
+def test_long_bodies_have_fewer_places(claimed: str) -> None:
+    door, statuses = Door(), list[str]()
+    threshold = Threshold(door, at_once=1)
+    threshold.bodies = Bodies(2, long_at_most=1)
+    body = io.BytesIO(b"abc")
+    environ = {**REQUEST, "CONTENT_LENGTH": claimed, "wsgi.input": body}
+    with threshold.bodies.place(long=True):
+        list(threshold(environ, lambda status, _headers: statuses.append(status)))
+        assert (statuses, door.seen) == (["503 Service Unavailable"], [])
+        assert b"".join(threshold({**environ, "CONTENT_LENGTH": "3"}, lambda *_: None)) == b"abc"
+    body.seek(0)
+    assert b"".join(threshold(environ, lambda *_: None)) == b"abc"
+
+
+@pytest.mark.parametrize("claimed", ["3", "0000000003"])
+def test_a_short_body_is_there_before_its_request_takes_a_turn(claimed: str) -> None:
+    """By its number, not by how that is written."""
     threshold = Threshold(Door(), at_once=1)
-    with ThreadPoolExecutor(1) as pool:
-        slow = full(threshold, pool)
-        try:
-            for _ in range(2):  # and the turn comes back
-                with pytest.raises(TooMany):
-                    threshold(
-                        {**REQUEST, "CONTENT_LENGTH": "70000", "wsgi.input": io.BytesIO(b"abc")},
-                        lambda *_: None,
-                    )
-        finally:
-            slow.comes.set()
+    turns_left = []
+
+    class Coming(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            turns_left.append(threshold.turns._free)
+            return super().read(size)
+
+    environ = {**REQUEST, "CONTENT_LENGTH": claimed, "wsgi.input": Coming(b"abc")}
+    assert b"".join(threshold(environ, lambda *_: None)) == b"abc"
+    assert turns_left == [1]
 
 
-def test_a_read_that_fails_is_over() -> None:
-    def broken(size: int) -> bytes:
-        raise ConnectionResetError
+def test_who_sends_nothing_needs_no_place() -> None:
+    threshold = Threshold(Door(), at_once=1)
+    threshold.bodies = Bodies(0)
+    environ = {**REQUEST, "CONTENT_LENGTH": "0", "wsgi.input": io.BytesIO()}
+    assert b"".join(threshold(environ, lambda *_: None)) == b""
 
+
+def test_a_body_that_breaks_off_leaves_its_place() -> None:
     bodies = Bodies(1)
     for _ in range(2):
-        with pytest.raises(ConnectionResetError):
-            bodies.read(broken, 3)
-    assert bodies.read(io.BytesIO(b"abc").read, 3) == b"abc"
+        with pytest.raises(ConnectionResetError), bodies.place(long=True):
+            raise ConnectionResetError
+    with bodies.place(long=True), pytest.raises(TooMany), bodies.place(long=False):
+        pass
