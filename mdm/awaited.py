@@ -68,6 +68,12 @@ def note(sha256: str) -> None:
             _known.popitem(last=False)
 
 
+def disown(sha256: str) -> None:
+    """It was not found to: until :func:`note` is told so again, its messages are not read early."""
+    with _lock:
+        _known.pop(hash(sha256), None)
+
+
 def is_known(sha256: str) -> bool:
     """Whether it did lately."""
     return hash(sha256) in _known

@@ -45,10 +45,10 @@ def connect(presented: Presented, message: Mapping[str, Any], body: bytes, now: 
     owner = device_enrollment(presented, channel)
     verify_open(owner)
     if presented.identity is not None:
+        if owner.state == EnrollmentState.QUARANTINED:
+            registry.seen(owner.pk, owner.last_seen_at, now)
+            return Reply()
         awaited.note(presented.identity.sha256)
-    if owner.state == EnrollmentState.QUARANTINED and presented.identity is not None:
-        registry.seen(owner.pk, owner.last_seen_at, now)
-        return Reply()
     quick = None if channel.is_user else _short_way(presented, owner, report, body, now)
     if quick is not None:
         _seen(owner, now)
@@ -70,7 +70,7 @@ def answer_awaited(der: bytes, body: bytes, now: datetime) -> Reply | None:
 
     ``der``: the certificate that made the signature over ``body``. All that is asked of it is asked by the
     statement. None for everything else, whatever may be wrong with it, and then nothing is changed: go the
-    usual way.
+    usual way. There the certificate is looked up before anything of its next message is read.
     """
     if b"CommandUUID" not in body or not prepared.on_postgresql():
         return None
@@ -78,6 +78,13 @@ def answer_awaited(der: bytes, body: bytes, now: datetime) -> Reply | None:
     known = awaited.take(sha256)
     if known is None and not awaited.is_known(sha256):
         return None
+    reply = _hurried(sha256, known, body, now)
+    if reply is None:
+        awaited.disown(sha256)
+    return reply
+
+
+def _hurried(sha256: str, known: awaited.Awaited | None, body: bytes, now: datetime) -> Reply | None:
     try:
         message = plist.read(body, max_size=MAX_CONNECT)
         report, channel = decode_report(message), resolve(message)

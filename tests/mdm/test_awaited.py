@@ -358,6 +358,18 @@ def test_nothing_of_strangers_is_read_before_they_are_known(
     assert_rejected(lambda: stranger.answer(uuid_text), "certificate revoked")
 
 
+def test_nothing_is_read_early_of_a_device_whose_answer_was_refused(
+    quiet_a: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuid_text = with_a_command(quiet_a)
+    Certificate.objects.filter(pk=quiet_a.certificate.pk).update(status=CertificateStatus.REVOKED)
+    assert_rejected(lambda: quiet_a.answer(uuid_text), "certificate revoked")
+    read = []
+    monkeypatch.setattr(plist, "read", lambda *_arguments, **_options: read.append(1))
+    assert_rejected(lambda: quiet_a.answer(uuid_text), "certificate revoked")
+    assert not read
+
+
 def test_as_many_as_fit(quiet_a: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     with_a_command(quiet_a)
     (one,) = awaited._awaited.values()
