@@ -1,8 +1,9 @@
 """No foreign keys from a transaction to what is never deleted, and no checks of numbers that only we write.
 
 PostgreSQL locked the rows of service and issuer for each enrolment, shared by all at the same time, and read
-each CHECK from its text. The key to the challenge stays: challenges are deleted when their time is over. All of
-it goes at once, however many rows there are. On SQLite, which would copy the tables, it stays.
+each CHECK from its text. The key to the challenge stays: challenges are deleted when their time is over. Each goes
+at once, however many rows there are, and by itself: a running enrolment has locks of several of these tables, which
+one transaction could meet in another order. On SQLite, which would copy the tables, all of it stays.
 """
 
 import django.db.models.deletion
@@ -12,6 +13,8 @@ from database.index_changes import drop_constraint
 
 
 class Migration(migrations.Migration):
+    atomic = False
+
     dependencies = [
         ("pki", "0007_reference_by_construction"),
         ("scep", "0005_fewer_indexes"),
