@@ -13,6 +13,8 @@ from mdm_project.bodies import SLOW_SENDERS, THREADS, Bodies, TooMany
 from mdm_project.threshold import ASKED_BY_OPERATORS, Threshold
 from mdm_project.turns import ROOM
 
+pytestmark = pytest.mark.usefixtures("no_connection")
+
 REQUEST = {"REMOTE_ADDR": "192.0.2.1", "wsgi.url_scheme": "http"}
 
 

@@ -15,6 +15,8 @@ from audit.addresses import CLIENT_ADDRESS
 from mdm_project import threshold
 from mdm_project.threshold import MAX_CHUNKED_BODY, Threshold
 
+pytestmark = pytest.mark.usefixtures("no_connection")
+
 
 class Door:
     """Keeps the environment that arrives."""

@@ -14,7 +14,7 @@ from mdm_project.threshold import Threshold
 from mdm_project.turns import PATIENT, Turns
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("no_connection")]
 
 
 class Waiters:
