@@ -10,13 +10,12 @@ certificates of devices are remembered that were here before. Whoever is not kno
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Lock
 
 from commands.statements import Candidate
 from devices.models import Enrollment
+from mdm.latest import Latest
 
 AT_MOST = 256
 """Devices, some kilobytes for each. Who answers later is found by a statement, which costs little more."""
@@ -38,40 +37,28 @@ class Awaited:
 KNOWN_AT_MOST = 4096
 """Certificates; a hundred bytes for each."""
 
-_known: OrderedDict[int, None] = OrderedDict()  # by the hash of the fingerprint: it decides nothing
-_awaited: OrderedDict[str, Awaited] = OrderedDict()
-_lock = Lock()
+_known: Latest[int, None] = Latest()  # by the hash of the fingerprint: it decides nothing
+_awaited: Latest[str, Awaited] = Latest()
 
 
 def remember(sha256: str, awaited: Awaited) -> None:
     """``sha256``: the fingerprint of the certificate that the device proved to have."""
-    with _lock:
-        _awaited[sha256] = awaited
-        _awaited.move_to_end(sha256)
-        if len(_awaited) > AT_MOST:
-            _awaited.popitem(last=False)
+    _awaited.put(sha256, awaited, at_most=AT_MOST)
 
 
 def take(sha256: str) -> Awaited | None:
     """What is awaited of this certificate, once."""
-    with _lock:
-        return _awaited.pop(sha256, None)
+    return _awaited.take(sha256)
 
 
 def note(sha256: str) -> None:
     """The certificate speaks for a device."""
-    number = hash(sha256)
-    with _lock:
-        _known[number] = None
-        _known.move_to_end(number)
-        if len(_known) > KNOWN_AT_MOST:
-            _known.popitem(last=False)
+    _known.put(hash(sha256), None, at_most=KNOWN_AT_MOST)
 
 
 def disown(sha256: str) -> None:
     """It was not found to: until :func:`note` is told so again, its messages are not read early."""
-    with _lock:
-        _known.pop(hash(sha256), None)
+    _known.take(hash(sha256))
 
 
 def is_known(sha256: str) -> bool:
@@ -81,6 +68,5 @@ def is_known(sha256: str) -> bool:
 
 def forget() -> None:
     """Await nothing, as another process does. For tests."""
-    with _lock:
-        _awaited.clear()
-        _known.clear()
+    _awaited.clear()
+    _known.clear()

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from threading import Lock
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -39,8 +37,9 @@ from mdm.answers import Rejected, Reply
 from mdm.authentication import Presented
 from mdm.channels import names
 from mdm.core import checkin as messages
+from mdm.latest import Latest
 from mdm.questions import QUESTIONS, STALE
-from mdm.statements import CERTIFICATE_COLUMNS, CERTIFICATE_ORIGIN, read_certificate, still_speaks
+from mdm.statements import CERTIFICATE_COLUMNS, CERTIFICATE_ORIGIN, read_certificate, still_speaks_sql
 from pki import trust
 from pki.models import Certificate, CertificateStatus, Issuer, IssuerKey, Purpose
 from push import outbox
@@ -57,7 +56,7 @@ _WIDTH = 14
 _QUESTIONS = first_commands.Parts(QUESTIONS, CommandSource.SERVER, SERVER)
 _NOBODY = Enrollment(device=Device())
 """Stands for the enrollment where a statement is put together."""
-_STILL_SPEAKS = still_speaks("").sql.replace("%s", "%(sha256)s")
+_STILL_SPEAKS = still_speaks_sql("%(sha256)s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,7 @@ class _Begun:
 
 REMEMBERED = 256
 """Enrollments. Few wait for their TokenUpdate while so many others begin."""
-_begun: OrderedDict[str, _Begun] = OrderedDict()
-_lock = Lock()
+_begun: Latest[str, _Begun] = Latest()
 
 
 def at_once(der: bytes, body: bytes, now: datetime) -> Reply | None:
@@ -86,7 +84,7 @@ def at_once(der: bytes, body: bytes, now: datetime) -> Reply | None:
     if b"Authenticate" in body:
         return _first_contact(der, body, now)
     sha256 = hashlib.sha256(der).hexdigest()
-    begun = _take(sha256)
+    begun = _begun.take(sha256)
     if begun is None or now > begun.not_after:
         return None
     message = _decode(body)
@@ -207,15 +205,7 @@ def _remember(
         },
         {"device": device},
     )
-    with _lock:
-        _begun[certificate.sha256] = _Begun(enrollment, certificate.not_after)
-        if len(_begun) > REMEMBERED:
-            _begun.popitem(last=False)
-
-
-def _take(sha256: str) -> _Begun | None:
-    with _lock:
-        return _begun.pop(sha256, None)
+    _begun.put(certificate.sha256, _Begun(enrollment, certificate.not_after), at_most=REMEMBERED)
 
 
 def _recorded(certificate: Certificate) -> dict[str, Any]:

@@ -34,15 +34,15 @@ _COLUMNS = """
     s.id, s.state, s.trusted_for,
     p.state
 """
-_ORIGIN = f"""
+_WHO = f"""
       FROM {_IDENTITY} i
       JOIN {_ENROLLMENT} e ON e.id = i.enrollment_id
       JOIN {_DEVICE} x ON x.id = e.device_id
       JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
       JOIN {_KEY} k ON k.id = f.issuer_key_id
       JOIN {_ISSUER} s ON s.id = k.issuer_id
-      LEFT JOIN {_PUSH} p ON p.enrollment_id = e.id
 """
+_ORIGIN = f"{_WHO} LEFT JOIN {_PUSH} p ON p.enrollment_id = e.id"
 # In one walk over the queue. SQLite has no LATERAL: it looks the delivery up again that it found.
 _FIND = f"""
     SELECT {_COLUMNS}, q.* {_ORIGIN}
@@ -66,32 +66,33 @@ CERTIFICATE_ORIGIN = f"""
 _FIND_CERTIFICATE = f"SELECT {CERTIFICATE_COLUMNS} {CERTIFICATE_ORIGIN} WHERE f.sha256 = %s"
 
 
-# Of the enrollment e: that the certificate still speaks for it, and is trusted as when it was verified. One
-# row after the other by its key, and OFFSET keeps the planner from other ways: as long as there are few
-# certificates, it would look through all of an issuer that are in force.
-_STILL_SPEAKS = f"""
+def still_speaks_sql(sha256: str) -> str:
+    """Of the enrollment ``e``: that the certificate still speaks for it, and is trusted as when verified.
+
+    ``sha256``: the place of its fingerprint in the statement. PostgreSQL only.
+    """
+    # One row after the other by its key, and OFFSET keeps the planner from other ways: as long as there are
+    # few certificates, it would look through all of an issuer that are in force.
+    return f"""
     EXISTS (SELECT 1 FROM {_IDENTITY} i
               CROSS JOIN LATERAL (SELECT * FROM {_CERTIFICATE} WHERE id = i.certificate_id OFFSET 0) f
               CROSS JOIN LATERAL (SELECT * FROM {_KEY} WHERE id = f.issuer_key_id OFFSET 0) k
               CROSS JOIN LATERAL (SELECT * FROM {_ISSUER} WHERE id = k.issuer_id OFFSET 0) s
-             WHERE i.sha256 = %s AND i.enrollment_id = e.id AND i.state = '{IdentityState.ACTIVE.value}'
+             WHERE i.sha256 = {sha256} AND i.enrollment_id = e.id AND i.state = '{IdentityState.ACTIVE.value}'
                AND {trust.still_trusted(Purpose.MDM_IDENTITY)})
-"""  # noqa: S608
+    """  # noqa: S608
+
+
+_STILL_SPEAKS = still_speaks_sql("%s")
 # All that is asked of who answers a command, device channel only; what is refused is told otherwise.
 _WHO_ANSWERS = f"""
-    SELECT e.id, e.epoch, e.device_id, e.last_seen_at, f.not_after
-      FROM {_IDENTITY} i
-      JOIN {_ENROLLMENT} e ON e.id = i.enrollment_id
-      JOIN {_DEVICE} x ON x.id = e.device_id
-      JOIN {_CERTIFICATE} f ON f.id = i.certificate_id
-      JOIN {_KEY} k ON k.id = f.issuer_key_id
-      JOIN {_ISSUER} s ON s.id = k.issuer_id
+    SELECT e.id, e.epoch, e.device_id, e.last_seen_at, f.not_after {_WHO}
      WHERE i.sha256 = %s AND x.udid = %s AND x.user_enrollment = %s
        AND %s BETWEEN f.not_before AND f.not_after
        AND i.state = '{IdentityState.ACTIVE.value}' AND e.state = '{EnrollmentState.ENROLLED.value}'
        AND {trust.still_trusted(Purpose.MDM_IDENTITY)}
        FOR NO KEY UPDATE OF e
-"""  # noqa: S608
+"""
 
 
 @dataclass(frozen=True)
