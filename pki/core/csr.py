@@ -169,7 +169,10 @@ def asked_names(request: SigningRequest) -> AskedNames:
     if len(subject) > MAX_NAME_PARTS:
         left_out.append("the name has too many parts")
         subject = ()
-    names = tuple(_fit(_alternative_names(request.der), _encode_alternative_name, left_out))
+    # Most requests name none, and this is another walk through the request.
+    named = _SUBJECT_ALTERNATIVE_NAME in request.extension_oids
+    asked = _alternative_names(request.der) if named else ()
+    names = tuple(_fit(asked, _encode_alternative_name, left_out))
     return AskedNames(subject, names[:MAX_ALTERNATIVE_NAMES], tuple(left_out))
 
 

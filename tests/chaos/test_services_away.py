@@ -60,5 +60,6 @@ def test_both_die_and_come_back(tmp_path: Path) -> None:
             assert ask(f"{server.url}/healthz")[0] == 200
             postgres.start()
             wait_until("the database is back", lambda: readiness(server)["ready"] is True, seconds=15)
-            assert ask(profile) == certificate
+            # Each process learns by itself that its connections have ended: by one request each.
+            wait_until("every process answers", lambda: all(ask(profile) == certificate for _ in range(20)))
             assert server.end() == 0
