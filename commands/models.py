@@ -94,12 +94,14 @@ class CommandDelivery(models.Model):
         db_index=False,
         db_constraint=False,
     )
+    # PostgreSQL checks it where an enrollment is deleted (database.parent_checks).
     enrollment = models.ForeignKey(
         Enrollment,
         on_delete=models.CASCADE,
         related_name="deliveries",
         verbose_name=_("enrollment"),
         db_index=False,
+        db_constraint=False,
     )
     epoch = models.IntegerField(_("epoch"), default=1)
     state = models.CharField(

@@ -114,12 +114,14 @@ class PushState(models.TextChoices):
 class PushRequest(models.Model):
     """The outbox: at most one push is pending per enrollment. The row is reused for ever."""
 
+    # PostgreSQL checks it where an enrollment is deleted (database.parent_checks).
     enrollment = models.OneToOneField(
         Enrollment,
         on_delete=models.CASCADE,
         related_name="push",
         primary_key=True,
         verbose_name=_("enrollment"),
+        db_constraint=False,
     )
     state = models.CharField(_("state"), max_length=5, choices=PushState.choices, default=PushState.IDLE)
     due_at = models.DateTimeField(_("due"), null=True, blank=True)

@@ -1,11 +1,14 @@
-"""A delivery has its command without a constraint of the database: by how both come and go."""
+"""A delivery has its command without a constraint of the database: by how both come and go.
+
+Its enrollment: tests/database/test_parent_checks.py.
+"""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from audit.recording import SERVER
 from commands import queue
@@ -33,20 +36,8 @@ def orphans() -> int:
     return CommandDelivery.objects.exclude(command_id__in=Command.objects.values("pk")).count()
 
 
-def test_the_reference_to_the_enrollment_is_checked_and_that_to_the_command_is_not() -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite keeps both")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
-            "WHERE conrelid = 'commands_commanddelivery'::regclass AND contype = 'f'"
-        )
-        (told,) = [text for (text,) in cursor.fetchall()]
-    assert "REFERENCES devices_enrollment(id)" in told
-
-
 def test_nobody_else_inserts_deliveries() -> None:
-    """Only modules that insert the command in the same transaction, or in the same statement."""
+    """Only modules that insert the command and read the enrollments in the same transaction."""
     makers = set()
     for path in ROOT.glob("[a-z]*/**/*.py"):
         where = path.relative_to(ROOT).as_posix()

@@ -1,0 +1,153 @@
+"""What points at an enrollment is checked by PostgreSQL where an enrollment is deleted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+from django.db import IntegrityError, connection, connections, transaction
+
+from audit.recording import SERVER
+from commands import queue
+from commands.enqueueing import UNKNOWN_TARGET, Enqueued
+from commands.models import Command, CommandDelivery, CommandSource
+from devices.models import Enrollment
+from push import outbox
+from push.models import PushRequest
+from tests.commands.fleet import NOW, enrolled, one
+from tests.support.processes import wait_until
+from tests.support.server import ROOT
+from tests.support.snapshot import no_change
+
+T = TypeVar("T")
+pytestmark = [
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite keeps the foreign keys"),
+    pytest.mark.django_db(transaction=True),
+]
+
+MAKES_PUSHES = re.compile(
+    r"insertion\(PushRequest|PushRequest\.objects\.(bulk_)?create|INSERT INTO \{(push|_PUSH)\}"
+)
+
+
+def enqueue(*enrollments: Enrollment) -> Enqueued:
+    ids = [enrollment.pk for enrollment in enrollments]
+    return queue.enqueue("ProfileList", None, ids, source=CommandSource.ADMIN, actor=SERVER, now=NOW)
+
+
+WAYS: dict[str, Callable[[Enrollment], object]] = {
+    "commands_commanddelivery": enqueue,
+    "push_pushrequest": lambda enrollment: outbox.request_push([enrollment.pk], now=NOW),
+}
+"""How a row that points at an enrollment comes into each table."""
+
+
+def delete_alone(enrollment: Enrollment) -> None:
+    """The row and nothing else, as somebody at the database's prompt may do."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM devices_enrollment WHERE id = %s", [enrollment.pk])
+
+
+def in_its_own_connection(act: Callable[[], T]) -> Callable[[], T]:
+    def acted() -> T:
+        try:
+            return act()
+        finally:
+            connections.close_all()
+
+    return acted
+
+
+def somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("table", WAYS)
+def test_an_insertion_looks_nothing_up(table: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'f'", [table]
+        )
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("table", WAYS)
+def test_an_enrollment_that_something_points_at_is_not_deleted(table: str) -> None:
+    enrollment, free = enrolled(2)
+    WAYS[table](enrollment)
+    told = f'"devices_enrollment" is still referenced from table "{table}"'
+    with no_change(), pytest.raises(IntegrityError, match=told):
+        delete_alone(enrollment)
+    delete_alone(free)
+    assert not Enrollment.objects.filter(pk=free.pk).exists()
+
+
+@pytest.mark.parametrize("children_first", [True, False])
+def test_together_they_are_deleted_in_any_order(children_first: bool) -> None:
+    enrollment = one()
+    enqueue(enrollment)
+    with transaction.atomic():
+        if not children_first:
+            delete_alone(enrollment)
+        CommandDelivery.objects.filter(enrollment=enrollment).delete()
+        PushRequest.objects.filter(enrollment=enrollment).delete()
+        if children_first:
+            delete_alone(enrollment)
+    assert Enrollment.objects.count() == 0
+
+
+def test_a_device_is_deleted_with_all_of_it() -> None:
+    gone, stays = enrolled(2)
+    enqueue(gone, stays)
+    gone.device.delete()
+    assert list(CommandDelivery.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
+    assert list(PushRequest.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
+
+
+@pytest.mark.parametrize("table", WAYS)
+@pytest.mark.parametrize("commits", [True, False])
+def test_who_deletes_waits_for_who_is_about_to_point_at_it(table: str, commits: bool) -> None:
+    enrollment = one()
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            WAYS[table](enrollment)
+            deleting = pool.submit(in_its_own_connection(lambda: delete_alone(enrollment)))
+            wait_until("the deletion waits", somebody_waits)
+            transaction.set_rollback(not commits)
+        if commits:
+            with pytest.raises(IntegrityError, match="still referenced"):
+                deleting.result(30)
+        else:
+            deleting.result(30)
+    assert Enrollment.objects.filter(pk=enrollment.pk).exists() is commits
+
+
+def test_who_would_point_at_it_waits_for_who_deletes() -> None:
+    gone, stays = enrolled(2)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            delete_alone(gone)
+            queuing = pool.submit(in_its_own_connection(lambda: enqueue(gone, stays)))
+            wait_until("the command waits", somebody_waits)
+        done = queuing.result(30)
+    assert (done.queued, [skipped.reason for skipped in done.skipped]) == (1, [UNKNOWN_TARGET])
+    assert list(CommandDelivery.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
+    assert list(PushRequest.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
+    assert Command.objects.get().targets == 1
+
+
+def test_pushes_are_made_by_nobody_who_has_not_read_the_enrollment() -> None:
+    """As for deliveries (tests/commands/test_references.py): both select from enrollments as they insert."""
+    makers = set()
+    for path in ROOT.glob("[a-z]*/**/*.py"):
+        where = path.relative_to(ROOT).as_posix()
+        if where.split("/")[0] in {"tests", "bench", "tools"} or "/migrations/" in where:
+            continue
+        if MAKES_PUSHES.search(path.read_text()):
+            makers.add(where)
+    assert makers == {"push/outbox.py", "mdm/newcomers.py"}
