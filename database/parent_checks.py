@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import RunPython
 
@@ -41,7 +42,8 @@ END $$;
 def checked_by_parent(constraint: str, table: str, column: str, *, parent: str) -> RunPython:
     """Replace the foreign key ``constraint`` from ``table``.``column`` to ``parent``.id by such checks.
 
-    As with Django's foreign keys, what is deleted together in one transaction may be deleted in any order.
+    In a transaction of its own where the migration has none: it locks both tables for a moment. As with
+    Django's foreign keys, what is deleted together in one transaction may be deleted in any order.
     Going back, the checks stay and the foreign key is not made again.
     """
     trigger = f"{table}_{column}_refuses"
@@ -49,19 +51,21 @@ def checked_by_parent(constraint: str, table: str, column: str, *, parent: str) 
     def forwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
         if editor.connection.vendor != "postgresql":
             return
-        editor.execute(_FUNCTIONS, params=None)
-        # First the parent, then the child: the order of everybody else.
-        editor.execute(f'LOCK TABLE "{parent}" IN ACCESS EXCLUSIVE MODE')
-        editor.execute(f'DROP TRIGGER IF EXISTS "{parent}_waits" ON "{parent}"')
-        editor.execute(
-            f'CREATE TRIGGER "{parent}_waits" BEFORE DELETE ON "{parent}" '
-            "FOR EACH STATEMENT EXECUTE FUNCTION bramley_wait_for_readers()"
-        )
-        editor.execute(f'DROP TRIGGER IF EXISTS "{trigger}" ON "{parent}"')
-        editor.execute(
-            f'CREATE CONSTRAINT TRIGGER "{trigger}" AFTER DELETE ON "{parent}" DEFERRABLE INITIALLY DEFERRED '
-            f"FOR EACH ROW EXECUTE FUNCTION bramley_refuse_if_referenced('{table}', '{column}')"
-        )
-        editor.execute(f'ALTER TABLE "{table}" DROP CONSTRAINT IF EXISTS "{constraint}"')
+        with transaction.atomic(using=editor.connection.alias):
+            editor.execute(_FUNCTIONS, params=None)
+            # First the parent, then the child: the order of everybody else.
+            editor.execute(f'LOCK TABLE "{parent}" IN ACCESS EXCLUSIVE MODE')
+            editor.execute(f'DROP TRIGGER IF EXISTS "{parent}_waits" ON "{parent}"')
+            editor.execute(
+                f'CREATE TRIGGER "{parent}_waits" BEFORE DELETE ON "{parent}" '
+                "FOR EACH STATEMENT EXECUTE FUNCTION bramley_wait_for_readers()"
+            )
+            editor.execute(f'DROP TRIGGER IF EXISTS "{trigger}" ON "{parent}"')
+            editor.execute(
+                f'CREATE CONSTRAINT TRIGGER "{trigger}" AFTER DELETE ON "{parent}" '
+                "DEFERRABLE INITIALLY DEFERRED "
+                f"FOR EACH ROW EXECUTE FUNCTION bramley_refuse_if_referenced('{table}', '{column}')"
+            )
+            editor.execute(f'ALTER TABLE "{table}" DROP CONSTRAINT IF EXISTS "{constraint}"')
 
     return RunPython(forwards, RunPython.noop)

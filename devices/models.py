@@ -194,11 +194,20 @@ class IdentityState(models.TextChoices):
 class Identity(models.Model):
     """A certificate pinned to one device enrollment. The hot path finds the enrollment by ``sha256``."""
 
+    # PostgreSQL checks it where an enrollment is deleted (database.parent_checks); certificates never are.
     enrollment = models.ForeignKey(
-        Enrollment, on_delete=models.CASCADE, related_name="identities", verbose_name=_("enrollment")
+        Enrollment,
+        on_delete=models.CASCADE,
+        related_name="identities",
+        verbose_name=_("enrollment"),
+        db_constraint=False,
     )
     certificate = models.OneToOneField(
-        Certificate, on_delete=models.PROTECT, related_name="identity", verbose_name=_("certificate")
+        Certificate,
+        on_delete=models.PROTECT,
+        related_name="identity",
+        verbose_name=_("certificate"),
+        db_constraint=False,
     )
     sha256 = models.CharField(_("SHA-256 fingerprint"), max_length=64, unique=True)
     state = models.CharField(
@@ -223,9 +232,10 @@ class CheckinReceipt(models.Model):
     the very TokenUpdate of its earlier life, and must not be left without a push token for it.
     """
 
-    # Found by the constraint, which begins with it.
+    # Found by the constraint, which begins with it. PostgreSQL checks it where an enrollment is deleted
+    # (database.parent_checks).
     enrollment = models.ForeignKey(
-        Enrollment, on_delete=models.CASCADE, related_name="receipts", db_index=False
+        Enrollment, on_delete=models.CASCADE, related_name="receipts", db_index=False, db_constraint=False
     )
     epoch = models.IntegerField(default=1)
     digest = models.BinaryField(max_length=32, help_text="SHA-256 of the body")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,10 +15,13 @@ from audit.recording import SERVER
 from commands import queue
 from commands.enqueueing import UNKNOWN_TARGET, Enqueued
 from commands.models import Command, CommandDelivery, CommandSource
-from devices.models import Enrollment
+from devices import registry
+from devices.models import CheckinReceipt, Enrollment, Identity
+from pki.models import Issuer
 from push import outbox
 from push.models import PushRequest
 from tests.commands.fleet import NOW, enrolled, one
+from tests.support.devices import device_key, issue_certificate, make_issuer
 from tests.support.processes import wait_until
 from tests.support.server import ROOT
 from tests.support.snapshot import no_change
@@ -28,9 +32,12 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
 ]
 
-MAKES_PUSHES = re.compile(
-    r"insertion\(PushRequest|PushRequest\.objects\.(bulk_)?create|INSERT INTO \{(push|_PUSH)\}"
-)
+MAKES = {
+    "push": r"insertion\(PushRequest\b|\bPushRequest\.objects\.(bulk_)?create|INSERT INTO \{(push|_PUSH)\}",
+    "receipt": r"insertion\(CheckinReceipt\b|\bCheckinReceipt\(enrol|\bCheckinReceipt\.objects\.create",
+    "identity": r"insertion\(Identity\b|\bIdentity\(enrol|\bIdentity\.objects\.(bulk_)?create",
+}
+"""How such a row is made. Deliveries: tests/commands/test_references.py."""
 
 
 def enqueue(*enrollments: Enrollment) -> Enqueued:
@@ -38,9 +45,24 @@ def enqueue(*enrollments: Enrollment) -> Enqueued:
     return queue.enqueue("ProfileList", None, ids, source=CommandSource.ADMIN, actor=SERVER, now=NOW)
 
 
+def accept(enrollment: Enrollment) -> None:
+    with transaction.atomic():
+        registry.accept_once(registry.lock(enrollment), secrets.token_bytes(32), NOW)
+
+
+def pin(enrollment: Enrollment) -> None:
+    if not Issuer.objects.exists():
+        make_issuer()
+    certificate = issue_certificate(device_key())
+    with transaction.atomic():
+        registry.adopt(enrollment, certificate, NOW)
+
+
 WAYS: dict[str, Callable[[Enrollment], object]] = {
     "commands_commanddelivery": enqueue,
     "push_pushrequest": lambda enrollment: outbox.request_push([enrollment.pk], now=NOW),
+    "devices_checkinreceipt": accept,
+    "devices_identity": pin,
 }
 """How a row that points at an enrollment comes into each table."""
 
@@ -90,12 +112,13 @@ def test_an_enrollment_that_something_points_at_is_not_deleted(table: str) -> No
 @pytest.mark.parametrize("children_first", [True, False])
 def test_together_they_are_deleted_in_any_order(children_first: bool) -> None:
     enrollment = one()
-    enqueue(enrollment)
+    for way in WAYS.values():
+        way(enrollment)
     with transaction.atomic():
         if not children_first:
             delete_alone(enrollment)
-        CommandDelivery.objects.filter(enrollment=enrollment).delete()
-        PushRequest.objects.filter(enrollment=enrollment).delete()
+        for points in (CommandDelivery, PushRequest, CheckinReceipt, Identity):
+            points._base_manager.filter(enrollment=enrollment).delete()
         if children_first:
             delete_alone(enrollment)
     assert Enrollment.objects.count() == 0
@@ -103,10 +126,12 @@ def test_together_they_are_deleted_in_any_order(children_first: bool) -> None:
 
 def test_a_device_is_deleted_with_all_of_it() -> None:
     gone, stays = enrolled(2)
-    enqueue(gone, stays)
+    for way in WAYS.values():
+        way(gone)
+        way(stays)
     gone.device.delete()
-    assert list(CommandDelivery.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
-    assert list(PushRequest.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
+    for points in (CommandDelivery, PushRequest, CheckinReceipt, Identity):
+        assert list(points._base_manager.values_list("enrollment_id", flat=True)) == [stays.pk]
 
 
 @pytest.mark.parametrize("table", WAYS)
@@ -141,13 +166,21 @@ def test_who_would_point_at_it_waits_for_who_deletes() -> None:
     assert Command.objects.get().targets == 1
 
 
-def test_pushes_are_made_by_nobody_who_has_not_read_the_enrollment() -> None:
-    """As for deliveries (tests/commands/test_references.py): both select from enrollments as they insert."""
+@pytest.mark.parametrize(
+    ("what", "by"),
+    [
+        ("push", {"push/outbox.py", "mdm/newcomers.py"}),
+        ("receipt", {"devices/registry.py", "devices/statements.py"}),
+        ("identity", {"devices/identity.py", "devices/statements.py"}),
+    ],
+)
+def test_such_rows_are_made_by_nobody_who_has_not_read_the_enrollment(what: str, by: set[str]) -> None:
+    """All of these read, lock or insert the enrollment in the same transaction or statement."""
     makers = set()
     for path in ROOT.glob("[a-z]*/**/*.py"):
         where = path.relative_to(ROOT).as_posix()
         if where.split("/")[0] in {"tests", "bench", "tools"} or "/migrations/" in where:
             continue
-        if MAKES_PUSHES.search(path.read_text()):
+        if re.search(MAKES[what], path.read_text()):
             makers.add(where)
-    assert makers == {"push/outbox.py", "mdm/newcomers.py"}
+    assert makers == by
