@@ -145,9 +145,10 @@ class Postgres(Service):
     def url(self, name: str = "postgres") -> str:
         return f"postgres://{self.USER}@127.0.0.1:{self.port}/{name}"
 
-    def create_database(self, name: str) -> str:
-        """Make an empty database; returns its ``DATABASE_URL``."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.USER, name)
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """An empty database, or a copy of one that nobody is connected to; returns its ``DATABASE_URL``."""
+        at = ("-h", "127.0.0.1", "-p", str(self.port), "-U", self.USER)
+        self._run("createdb", *at, "--template", template, name)
         return self.url(name)
 
     def _accepts(self) -> bool:
