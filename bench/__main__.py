@@ -20,7 +20,7 @@ import django
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 django.setup(set_prefix=False)
 
-from bench import generators, load, plan, simulated  # noqa: E402
+from bench import generators, load, plan, simulated, turns  # noqa: E402
 from bench.filling import Filling  # noqa: E402
 from bench.generators import Generators  # noqa: E402
 from bench.measuring import calibration  # noqa: E402
@@ -36,6 +36,9 @@ def main() -> None:
     options = _options()
     # Also one that is ended ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if options.against:
+        turns.against(options.against, options.generators, options.only or turns.PHASES, options.turns)
+        return
     lines: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="bramley-bench-") as text:
         folder = Path(text)
@@ -88,6 +91,13 @@ def _options() -> argparse.Namespace:
     sizes.add_argument("--large", action="store_true", help="1,000,000 issued, enrolment among 100,000")
     sizes.add_argument("--tiny", action="store_true", help="one run of little: only to see that it works")
     sizes.add_argument("--soak", type=float, metavar="MINUTES", help="paced load; memory of each process")
+    sizes.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help=f"another tree (make check made its .venv), in turns with this one: {', '.join(turns.PHASES)}",
+    )
+    parser.add_argument("--turns", type=int, default=9, help="of each phase with --against (default: 9)")
     parser.add_argument("--rate", type=int, default=150, help="requests a second with --soak (default: 150)")
     parser.add_argument("--devices", type=int, default=60, help="of the simulator (default: 60)")
     parser.add_argument("--simulated", action="store_true", help="the simulator beside the generators too")

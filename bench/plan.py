@@ -64,10 +64,7 @@ class Plan:
 
     def run(self, phases: Collection[str]) -> None:
         """The chosen ones of :data:`PHASES`. Those that need enrolled devices enrol them."""
-        parts = self.stand.parts()
-        self.generators.topic = self.stand.topic
-        self.generators.watched = {name: pids[0] for name, pids in parts.items() if pids}
-        self.stand.server.manage("trust_issuer", str(self.generators.anchor()), "--purpose", "mdm_identity")
+        self.begin()
         if "scep" in phases:
             self.scep()
         if "enrol" in phases:
@@ -89,19 +86,30 @@ class Plan:
             self.push()
         self.tell({"phase": "memory", **memory(self.stand.parts())})
 
+    def begin(self) -> None:
+        """The generators know the server, and it the CA of their devices."""
+        parts = self.stand.parts()
+        self.generators.topic = self.stand.topic
+        self.generators.watched = {name: pids[0] for name, pids in parts.items() if pids}
+        self.stand.server.manage("trust_issuer", str(self.generators.anchor()), "--purpose", "mdm_identity")
+
     # --- SCEP ----------------------------------------------------------------------------------------------
 
     def scep(self) -> None:
-        self.stand.server.manage("issuer", "create", SLUG, "--algorithm", "RSA-2048")
-        self._scep_runs("scep", 1 + self.size.runs)
+        self.issuer()
+        self.scep_runs("scep", 1 + self.size.runs)
         filled = 0
         for issued in self.size.issued:
             self.filling.issued(SLUG, filled + 1, issued)
             filled = issued
-            self._scep_runs(f"scep-{issued}", self.size.runs)
+            self.scep_runs(f"scep-{issued}", self.size.runs)
 
-    def _scep_runs(self, name: str, runs: int) -> None:
-        """The first run of all warms the server up, and is left out."""
+    def issuer(self) -> None:
+        """The one that the SCEP phases enrol at."""
+        self.stand.server.manage("issuer", "create", SLUG, "--algorithm", "RSA-2048")
+
+    def scep_runs(self, name: str, runs: int) -> None:
+        """The last of these runs count: the first of all warms the server up."""
         url = f"{self.stand.server.url}/scep/{SLUG}/"
         lines = [self.generators.scep(url, self._challenges(), 4) for _ in range(runs)]
         self.tell({"phase": name, "at_once": 4, **median_of(lines[-self.size.runs :])})
@@ -115,12 +123,14 @@ class Plan:
     # --- devices -------------------------------------------------------------------------------------------
 
     def enrol(self, name: str, seed: str) -> None:
-        """Authenticate and TokenUpdate; every run with devices that were never seen."""
-        runs = [
-            self.generators.mdm(self.stand.server.url, "enrol", f"{seed}{run}", self.size.devices, 8)
-            for run in range(1 + self.size.runs)
-        ]
-        self.tell({"phase": name, "at_once": 8, **median_of(runs[1:])})
+        """Authenticate and TokenUpdate; every run with devices that were never seen. The first warms up."""
+        self.enrol_runs(name, [f"{seed}{run}" for run in range(1 + self.size.runs)])
+
+    def enrol_runs(self, name: str, seeds: Sequence[str]) -> None:
+        """The last of these runs count."""
+        url, count = self.stand.server.url, self.size.devices
+        lines = [self.generators.mdm(url, "enrol", seed, count, 8) for seed in seeds]
+        self.tell({"phase": name, "at_once": 8, **median_of(lines[-self.size.runs :])})
 
     def devices(self, seed: str, count: int) -> None:
         """Enrolled, with nothing to do any more: what the server asks everybody first is answered."""

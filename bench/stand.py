@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.push_door import PushDoor, PythonDoor, push_door
 from tests.support.processes import descendants
-from tests.support.server import RunningServer
+from tests.support.server import ROOT, RunningServer
 from tests.support.services import Postgres, Redis
 from tests.support.woken import TOPIC, import_push_certificate
 
@@ -61,20 +61,20 @@ def on_sqlite(home: Path) -> Iterator[Stand]:
 
 
 @contextmanager
-def on_postgres(home: Path) -> Iterator[Stand]:
-    """PostgreSQL with fsync, as it is run in earnest."""
+def on_postgres(home: Path, root: Path = ROOT) -> Iterator[Stand]:
+    """PostgreSQL with fsync, as it is run in earnest. ``root``: another tree of the product."""
     with ExitStack() as stack:
         apns = push_door()
         stack.enter_context(apns)
         postgres = stack.enter_context(Postgres(durable=True))
         redis = stack.enter_context(Redis())
         url = postgres.create_database("bench")
-        running = stack.enter_context(_server(home, apns, database_url=url, redis_url=redis.url))
+        running = stack.enter_context(_server(home, apns, root=root, database_url=url, redis_url=redis.url))
         import_push_certificate(running, apns)
         yield Stand(running, apns, postgres, redis, url)
 
 
-def _server(home: Path, apns: PushDoor, **options: str) -> RunningServer:
+def _server(home: Path, apns: PushDoor, *, root: Path = ROOT, **options: str) -> RunningServer:
     return RunningServer(
         home,
         apns_url=apns.url,
@@ -82,6 +82,7 @@ def _server(home: Path, apns: PushDoor, **options: str) -> RunningServer:
         environment={name: os.environ.get(name, usual) for name, usual in PROCESSES.items()},
         database_url=options.get("database_url"),
         redis_url=options.get("redis_url"),
+        root=root,
     )
 
 

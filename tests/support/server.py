@@ -29,7 +29,8 @@ class RunningServer:
     ``database_url``, ``redis_url``: ``None`` for the embedded SQLite and broker.
     ``apns_url``, ``apns_ca``: the stand-in for APNs and its root certificate (path).
     ``environment``: further variables, among them how many processes (else :data:`WIDE` on PostgreSQL with
-    Redis, :data:`NARROW` otherwise). ``tls``: HTTPS with a certificate of its own issuer.
+    Redis, :data:`NARROW` otherwise). ``tls``: HTTPS with a certificate of its own issuer. ``root``: another
+    tree of the product, with a ``.venv`` of its own.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class RunningServer:
         environment: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         tls: bool = False,
+        root: Path = ROOT,
     ) -> None:
         self.home = home
+        self.root = root
+        self._python = sys.executable if root == ROOT else str(root / ".venv" / "bin" / "python")
         self.port = port or free_port()
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.arguments = ("--tls", *arguments) if tls else arguments
@@ -83,8 +87,8 @@ class RunningServer:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "start", *self.arguments],
-                cwd=ROOT,
+                [self._python, "manage.py", "start", *self.arguments],
+                cwd=self.root,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -166,8 +170,8 @@ class RunningServer:
     def manage(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``manage.py`` in the server's environment; with ``check`` a failure is an AssertionError."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+            [self._python, "manage.py", *arguments],
+            cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
