@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import ssl
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from audit.addresses import CLIENT_ADDRESS
 from mdm.proxies import CLIENT_CERTIFICATE, HEADERS_TOLD_APART, is_trusted
 from mdm_project import at_hand, pressure
 from mdm_project.bodies import Bodies, TooMany
+from mdm_project.neighbours import Neighbours
 from mdm_project.turns import AT_ONCE, TOO_LONG, Turns
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -45,11 +47,17 @@ _CGI = frozenset(
 )
 
 
+OWN_TLS = "bramley.own_tls"
+"""Key of the request's META: whether the connection has TLS of our own."""
+
 TURNS = "bramley.turns"
 """Key of the request's META: what a view releases while it waits for somebody else, and takes again."""
 
 ASKED_BY_OPERATORS = frozenset({"/healthz", "/readyz", "/metrics"})
 """A few of these always get their turn: a load balancer must not take a busy server for a dead one."""
+
+MOVE_ON_EVERY = 0.02
+"""Seconds; at most so often a connection is closed for its client to come back to another process."""
 
 COME_BACK_AFTER = (5, 20)
 """Seconds, least and most, for those who find no place."""
@@ -64,22 +72,29 @@ class Threshold:
     strangers who mean it, do not stop the server; and there are always threads that wait for no body
     (:mod:`mdm_project.bodies`). Whom the server cannot serve in time is sent away with 503 and
     ``Retry-After`` (:mod:`mdm_project.turns`), and devices are woken more slowly then (:mod:`push.pace`).
+    Where requests wait here while a process beside this one has nothing to do, some connections are closed
+    after their answers, so that their clients come back to the other (:mod:`mdm_project.neighbours`).
 
     ``headers_told_apart``: set by a web server for which ``X_Name`` is not ``X-Name``.
     """
 
     headers_told_apart = False
 
-    def __init__(self, application: Application, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self, application: Application, at_once: int = AT_ONCE, neighbours: Neighbours | None = None
+    ) -> None:
         self.application = application
-        self.turns = Turns(at_once)
+        self.neighbours = neighbours
+        self.turns = Turns(at_once, tell=neighbours.tell) if neighbours else Turns(at_once)
         self.bodies = Bodies()
+        self._moved_on = 0.0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         certificate = client_certificate(environ)
         environ = request_only(environ)
         environ[CLIENT_CERTIFICATE] = certificate
         environ[HEADERS_TOLD_APART] = self.headers_told_apart
+        environ[OWN_TLS] = environ.get("wsgi.url_scheme") == "https"  # a proxy's is told afterwards
         name_client(environ)
         environ[TURNS] = self.turns
         chunked, claimed = "HTTP_TRANSFER_ENCODING" in environ, environ.get("CONTENT_LENGTH", "0")
@@ -127,9 +142,31 @@ class Threshold:
         try:
             if waited > TOO_LONG:
                 pressure.note()
+            if waited and self._may_move_on(environ):
+                start_response = _and_close(start_response)
             return self.application(environ, start_response)
         finally:
             self.turns.release()
+
+    def _may_move_on(self, environ: dict[str, Any]) -> bool:
+        """Whether the client of a request that waited shall come back by another connection.
+
+        Not one of a TLS of our own: a handshake costs more than the wait.
+        """
+        now = time.monotonic()
+        if self.neighbours is None or environ[OWN_TLS] or now - self._moved_on < MOVE_ON_EVERY:
+            return False
+        if not self.neighbours.have_time():
+            return False
+        self._moved_on = now
+        return True
+
+
+def _and_close(start_response: Callable[..., Any]) -> Callable[..., Any]:
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        return start_response(status, [*headers, ("Connection", "close")], *error)
+
+    return start
 
 
 def _is_short(claimed: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 AT_ONCE = 2
@@ -30,6 +31,7 @@ class Turns:
     """A semaphore that is fair, and that knows how long its waiters wait.
 
     ``release`` and ``acquire`` are for a request that has been admitted, and waits for somebody else.
+    ``tell`` hears how many turns are free whenever that changes.
     """
 
     def __init__(
@@ -39,9 +41,12 @@ class Turns:
         room: int = ROOM,
         too_long: float = TOO_LONG,
         longest_wait: float = LONGEST_WAIT,
+        tell: Callable[[int], None] = lambda _free: None,
     ) -> None:
         self._lock = threading.Lock()
         self._free = at_once
+        self._tell = tell
+        tell(at_once)
         self._queue: deque[threading.Lock] = deque()
         self._room, self._too_long, self._longest_wait = room, too_long, longest_wait
         self._last_wait = 0.0
@@ -60,7 +65,7 @@ class Turns:
         """
         with self._lock:
             if self._free and not self._queue:
-                self._free -= 1
+                self._change(-1)
                 self._last_wait = 0.0
                 return 0.0
             always = always and self._patient < PATIENT
@@ -83,7 +88,7 @@ class Turns:
         """The turn back, before those who have not begun."""
         with self._lock:
             if self._free:
-                self._free -= 1
+                self._change(-1)
                 return
             ticket = self._ticket()
             self._queue.appendleft(ticket)
@@ -95,7 +100,7 @@ class Turns:
             if self._queue:
                 self._queue.popleft().release()
             else:
-                self._free += 1
+                self._change(+1)
 
     def __enter__(self) -> None:
         self.acquire()
@@ -104,6 +109,10 @@ class Turns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    def _change(self, by: int) -> None:
+        self._free += by
+        self._tell(self._free)
 
     @staticmethod
     def _ticket() -> threading.Lock:
