@@ -86,8 +86,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def post_worker_init(worker: Any) -> None:
-    """Tell the application that names of headers are what they seem."""
+    """Tell the application that names of headers are what they seem, and that it cannot close connections.
+
+    gunicorn leaves out what an application says of the connection.
+    """
     worker.wsgi.headers_told_apart = True
+    worker.wsgi.neighbours = None
 
 
 def ssl_context(config: Any, default_ssl_context_factory: Any) -> ssl.SSLContext:

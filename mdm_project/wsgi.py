@@ -9,10 +9,9 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mdm_project.settings")
 django.setup(set_prefix=False)
 
-from mdm_project import environment  # noqa: E402
+from mdm_project import environment, neighbours  # noqa: E402
 from mdm_project.doors import Doors  # noqa: E402
 from mdm_project.imports import without  # noqa: E402
-from mdm_project.neighbours import Neighbours  # noqa: E402
 from mdm_project.supervisor import end_with_parent  # noqa: E402
 from mdm_project.threshold import Threshold, forget_variables_that_look_like_headers  # noqa: E402
 
@@ -24,4 +23,4 @@ with without("requests", "pygments", "markdown"):
 forget_variables_that_look_like_headers()
 # A web server's process that outlives its parent would keep the port.
 end_with_parent(os.getppid())
-application = Threshold(Doors(), neighbours=Neighbours(environment.home() / "web.turns", os.getppid()))
+application = Threshold(Doors(), neighbours=neighbours.beside(environment.home(), os.getppid()))

@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
-from django.db import IntegrityError, connection, connections, transaction
+from django.db import (
+    IntegrityError,
+    NotSupportedError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 
 from audit.recording import SERVER
 from commands import queue
@@ -83,9 +90,15 @@ def in_its_own_connection(act: Callable[[], T]) -> Callable[[], T]:
     return acted
 
 
-def somebody_waits() -> bool:
+def waits(mode: str) -> bool:
+    """Whether somebody waits for such a lock of the enrollments' table."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND mode = %s "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND relation = 'devices_enrollment'::regclass)",
+            [mode],
+        )
         return bool(cursor.fetchone()[0])
 
 
@@ -102,7 +115,7 @@ def test_an_insertion_looks_nothing_up(table: str) -> None:
 def test_an_enrollment_that_something_points_at_is_not_deleted(table: str) -> None:
     enrollment, free = enrolled(2)
     WAYS[table](enrollment)
-    told = f'"devices_enrollment" is still referenced from table "{table}"'
+    told = f'deleted of "devices_enrollment" is still referenced from table "{table}"'
     with no_change(), pytest.raises(IntegrityError, match=told):
         delete_alone(enrollment)
     delete_alone(free)
@@ -134,7 +147,8 @@ def test_a_device_is_deleted_with_all_of_it() -> None:
         assert list(points._base_manager.values_list("enrollment_id", flat=True)) == [stays.pk]
 
 
-@pytest.mark.parametrize("table", WAYS)
+# The others lock the enrollment's row, which would be waited for without any trigger.
+@pytest.mark.parametrize("table", ["commands_commanddelivery", "push_pushrequest"])
 @pytest.mark.parametrize("commits", [True, False])
 def test_who_deletes_waits_for_who_is_about_to_point_at_it(table: str, commits: bool) -> None:
     enrollment = one()
@@ -142,7 +156,7 @@ def test_who_deletes_waits_for_who_is_about_to_point_at_it(table: str, commits: 
         with transaction.atomic():
             WAYS[table](enrollment)
             deleting = pool.submit(in_its_own_connection(lambda: delete_alone(enrollment)))
-            wait_until("the deletion waits", somebody_waits)
+            wait_until("the deletion waits", lambda: waits("AccessExclusiveLock"))
             transaction.set_rollback(not commits)
         if commits:
             with pytest.raises(IntegrityError, match="still referenced"):
@@ -152,13 +166,44 @@ def test_who_deletes_waits_for_who_is_about_to_point_at_it(table: str, commits: 
     assert Enrollment.objects.filter(pk=enrollment.pk).exists() is commits
 
 
+def test_who_deletes_gives_up_where_somebody_reads_for_long() -> None:
+    """A backup, for instance: whoever waits for it holds up all devices."""
+    enrollment = one()
+    with ThreadPoolExecutor(1) as pool, no_change(), transaction.atomic():
+        assert Enrollment.objects.exists()
+        deleting = pool.submit(in_its_own_connection(lambda: delete_alone(enrollment)))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            deleting.result(60)
+
+
+def test_where_a_snapshot_is_older_than_the_lock_nothing_is_deleted() -> None:
+    enrollment = one()
+
+    def by_an_old_snapshot() -> None:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            delete_alone(enrollment)
+
+    with no_change(), pytest.raises(NotSupportedError, match="READ COMMITTED only"):
+        by_an_old_snapshot()
+
+
+@pytest.mark.parametrize("table", WAYS)
+def test_a_truncated_table_takes_nothing_away_that_is_pointed_at(table: str) -> None:
+    WAYS[table](one())
+    told = f'still referenced from table "{table}"'
+    with connection.cursor() as cursor, no_change(), pytest.raises(IntegrityError, match=told):
+        cursor.execute("TRUNCATE devices_enrollment CASCADE")
+
+
 def test_who_would_point_at_it_waits_for_who_deletes() -> None:
     gone, stays = enrolled(2)
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             delete_alone(gone)
             queuing = pool.submit(in_its_own_connection(lambda: enqueue(gone, stays)))
-            wait_until("the command waits", somebody_waits)
+            wait_until("the command waits", lambda: waits("AccessShareLock"))
         done = queuing.result(30)
     assert (done.queued, [skipped.reason for skipped in done.skipped]) == (1, [UNKNOWN_TARGET])
     assert list(CommandDelivery.objects.values_list("enrollment_id", flat=True)) == [stays.pk]

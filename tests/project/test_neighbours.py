@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mdm_project import neighbours, threshold
 from mdm_project.neighbours import Neighbours
 from mdm_project.threshold import Threshold
 from mdm_project.turns import AT_ONCE
+from tests.conftest import StartServer
 from tests.support.processes import wait_until
 from tests.support.server import ROOT, RunningServer
 
@@ -220,9 +223,69 @@ def test_every_change_of_the_free_turns_is_told(door: Threshold, told: Told, no_
 
 
 def test_every_web_process_says_from_its_start_that_it_has_time(running_server: RunningServer) -> None:
-    parent, *children = running_server.pids["web"]
+    parent, *_children = running_server.pids["web"]
     wanted = int(running_server.environment["BRAMLEY_WEB_PROCESSES"])
-    assert len(children) >= wanted
-    slots = struct.iter_unpack("=II", (running_server.home / "web.turns").read_bytes())
-    assert [slot for slot in slots if slot[1]] == [(parent, AT_ONCE)] * wanted
-    assert os.getpid() != parent
+    table = neighbours._place(running_server.home.resolve())
+
+    def all_have_time() -> bool:
+        slots = struct.iter_unpack("=II", table.read_bytes())
+        return [slot for slot in slots if slot[1]] == [(parent, AT_ONCE)] * wanted
+
+    wait_until("each web process says so", all_have_time)
+
+
+def test_a_connection_that_waited_is_closed_and_the_client_is_served_all_the_same(
+    running_server: RunningServer,
+) -> None:
+    """By the real web server, whose other processes a child of ours plays here."""
+    parent, *_children = running_server.pids["web"]
+    with (
+        child(neighbours._place(running_server.home.resolve()), parent) as idle,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        idle.tell(1)
+        asked = [pool.submit(keep_asking, running_server.port, 40) for _client in range(16)]
+        answers = [answer for one in asked for answer in one.result(120)]
+    assert {status for status, _closed in answers} == {200}
+    assert any(closed for _status, closed in answers)
+
+
+def test_the_table_goes_with_the_server(start_server: StartServer) -> None:
+    server = start_server()
+    table = neighbours._place(server.home.resolve())
+    assert table.exists()
+    server.end()
+    assert not table.exists()
+
+
+def keep_asking(port: int, times: int) -> list[tuple[int, bool]]:
+    """Status, and whether the connection was closed, of so many requests by as few connections as can be."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    answers = []
+    try:
+        for _again in range(times):
+            connection.request("GET", "/scep/bramley/?operation=GetCACert")
+            answer = connection.getresponse()
+            answer.read()
+            answers.append((answer.status, answer.getheader("Connection") == "close"))
+    finally:
+        connection.close()
+    return answers
+
+
+def test_a_file_of_somebody_else_or_none_at_all_stops_no_web_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(neighbours, "MEMORY", tmp_path / "absent")
+    assert neighbours.beside(tmp_path, PARENT) is None
+    monkeypatch.setattr(neighbours, "MEMORY", tmp_path)
+    made = neighbours.beside(tmp_path, PARENT)
+    assert made is not None
+    made.close()
+    (file,) = tmp_path.glob("*.turns")
+    assert file.stat().st_mode & 0o777 == 0o600
+    us = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: us + 1)
+    file.rename(tmp_path / file.name.replace(f"-{us}-", f"-{us + 1}-"))
+    assert neighbours.beside(tmp_path, PARENT) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2

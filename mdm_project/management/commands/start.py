@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connections
 
-from mdm_project import embedded_broker, environment, first_start
+from mdm_project import embedded_broker, environment, first_start, neighbours
 from mdm_project.bodies import THREADS
 from mdm_project.supervisor import Part, StartError, Supervisor, exclusive, say
 from pki import issuers, server_tls
@@ -74,6 +74,7 @@ class Command(BaseCommand):
                 if "web" in names:
                     for address in binds:
                         verify_free(address)
+                    locks.callback(neighbours.forget, environment.home())
                 if os.geteuid() == 0:
                     say("running as root; in production give Bramley a user of its own")
                 set_up()
