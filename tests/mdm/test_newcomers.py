@@ -171,7 +171,11 @@ def compare(one: Ran, other: Ran) -> None:
 
 
 def _without_moment(rows: Rows, moment: Any) -> Rows:
-    texts = {moment: "now", (moment + timedelta(days=3)): "in three days"}
+    texts = {
+        moment.replace(second=0, microsecond=0): "this minute",
+        moment: "now",
+        (moment + timedelta(days=3)): "in three days",
+    }
     return {
         model: [{name: _word(value, texts) for name, value in row.items()} for row in found]
         for model, found in rows.items()
