@@ -40,6 +40,8 @@ def against(other: Path, source: Path, phases: Collection[str], turns: int) -> N
     if not (other / ".venv").is_dir():
         raise SystemExit(f"no .venv in {other}: run make check there")
     chosen = [phase for phase in PHASES if phase in phases]
+    if not chosen:
+        raise SystemExit(f"nothing to run: of these there are turns, {', '.join(PHASES)}")
     with tempfile.TemporaryDirectory(prefix="bramley-turns-") as text, ExitStack() as stack:
         folder = Path(text)
         runs: list[Run] = []

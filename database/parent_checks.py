@@ -24,12 +24,10 @@ from django.db.migrations import RunPython
 ATTEMPTS = 24
 """How often a migration asks for its locks; everybody waits behind one who asks."""
 LOCK_SECONDS = 5
-"""How long one who asks waits, and lets others wait: a backup that reads the table may take an hour. So also
-below."""
+"""How long one who asks waits, and lets others wait: a backup that reads the table may take an hour."""
 
 _FUNCTIONS = """
-CREATE OR REPLACE FUNCTION bramley_wait_for_readers() RETURNS trigger LANGUAGE plpgsql
-SET lock_timeout = '5s' AS $$
+CREATE OR REPLACE FUNCTION bramley_wait_for_readers() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'rows of "%" are deleted in READ COMMITTED only', TG_TABLE_NAME
@@ -67,11 +65,17 @@ def checked_by_parent(constraint: str, table: str, column: str, *, parent: str) 
     """
     refuses, keeps = f"{table}_{column}_refuses", f"{table}_{column}_keeps"
 
+    def drop(editor: BaseDatabaseSchemaEditor, *triggers: str) -> None:
+        for trigger in triggers:
+            editor.execute(f'DROP TRIGGER IF EXISTS "{trigger}" ON "{parent}"')
+
     def change(editor: BaseDatabaseSchemaEditor) -> None:
-        editor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        limit = f"lock_timeout = '{LOCK_SECONDS}s'"
+        editor.execute(f"SET LOCAL {limit}")
         editor.execute(f'LOCK TABLE "{parent}", "{table}" IN ACCESS EXCLUSIVE MODE')
         editor.execute(_FUNCTIONS, params=None)
-        _drop(editor, f"{parent}_waits", refuses, keeps)
+        editor.execute(f"ALTER FUNCTION bramley_wait_for_readers() SET {limit}")
+        drop(editor, f"{parent}_waits", refuses, keeps)
         editor.execute(
             f'CREATE TRIGGER "{parent}_waits" BEFORE DELETE ON "{parent}" '
             "FOR EACH STATEMENT EXECUTE FUNCTION bramley_wait_for_readers()"
@@ -83,10 +87,6 @@ def checked_by_parent(constraint: str, table: str, column: str, *, parent: str) 
         )
         editor.execute(f'CREATE TRIGGER "{keeps}" AFTER TRUNCATE ON "{parent}" FOR EACH STATEMENT {check}')
         editor.execute(f'ALTER TABLE "{table}" DROP CONSTRAINT IF EXISTS "{constraint}"')
-
-    def _drop(editor: BaseDatabaseSchemaEditor, *triggers: str) -> None:
-        for trigger in triggers:
-            editor.execute(f'DROP TRIGGER IF EXISTS "{trigger}" ON "{parent}"')
 
     def forwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
         if editor.connection.vendor != "postgresql":
@@ -103,6 +103,6 @@ def checked_by_parent(constraint: str, table: str, column: str, *, parent: str) 
 
     def backwards(_apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
         if editor.connection.vendor == "postgresql":
-            _drop(editor, refuses, keeps)
+            drop(editor, refuses, keeps)
 
     return RunPython(forwards, backwards)

@@ -56,3 +56,12 @@ def test_a_tree_that_was_not_installed_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(generators, "found", lambda _source: False)
     with pytest.raises(SystemExit, match="no Go, or no source"):
         turns.against(tmp_path, tmp_path, turns.PHASES, 1)
+
+
+def test_phases_without_turns_are_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "found", lambda _source: True)
+    (tmp_path / ".venv").mkdir()
+    with pytest.raises(SystemExit, match="nothing to run"):
+        turns.against(tmp_path, tmp_path, ["push"], 1)

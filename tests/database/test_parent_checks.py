@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import pytest
 from django.db import (
@@ -14,7 +12,6 @@ from django.db import (
     NotSupportedError,
     OperationalError,
     connection,
-    connections,
     transaction,
 )
 
@@ -28,17 +25,18 @@ from pki.models import Issuer
 from push import outbox
 from push.models import PushRequest
 from tests.commands.fleet import NOW, enrolled, one
+from tests.support.concurrency import own_connection, somebody_waits_for
 from tests.support.devices import device_key, issue_certificate, make_issuer
 from tests.support.processes import wait_until
-from tests.support.server import ROOT
 from tests.support.snapshot import no_change
+from tests.support.sources import modules_with
 
-T = TypeVar("T")
 pytestmark = [
     pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite keeps the foreign keys"),
     pytest.mark.django_db(transaction=True),
 ]
 
+PARENTS = "devices_enrollment"
 MAKES = {
     "push": r"insertion\(PushRequest\b|\bPushRequest\.objects\.(bulk_)?create|INSERT INTO \{(push|_PUSH)\}",
     "receipt": r"insertion\(CheckinReceipt\b|\bCheckinReceipt\(enrol|\bCheckinReceipt\.objects\.create",
@@ -78,28 +76,6 @@ def delete_alone(enrollment: Enrollment) -> None:
     """The row and nothing else, as somebody at the database's prompt may do."""
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM devices_enrollment WHERE id = %s", [enrollment.pk])
-
-
-def in_its_own_connection(act: Callable[[], T]) -> Callable[[], T]:
-    def acted() -> T:
-        try:
-            return act()
-        finally:
-            connections.close_all()
-
-    return acted
-
-
-def waits(mode: str) -> bool:
-    """Whether somebody waits for such a lock of the enrollments' table."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND mode = %s "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-            "AND relation = 'devices_enrollment'::regclass)",
-            [mode],
-        )
-        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.parametrize("table", WAYS)
@@ -155,8 +131,8 @@ def test_who_deletes_waits_for_who_is_about_to_point_at_it(table: str, commits: 
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             WAYS[table](enrollment)
-            deleting = pool.submit(in_its_own_connection(lambda: delete_alone(enrollment)))
-            wait_until("the deletion waits", lambda: waits("AccessExclusiveLock"))
+            deleting = pool.submit(own_connection(lambda: delete_alone(enrollment)))
+            wait_until("the deletion waits", lambda: somebody_waits_for(PARENTS, "AccessExclusiveLock"))
             transaction.set_rollback(not commits)
         if commits:
             with pytest.raises(IntegrityError, match="still referenced"):
@@ -171,7 +147,7 @@ def test_who_deletes_gives_up_where_somebody_reads_for_long() -> None:
     enrollment = one()
     with ThreadPoolExecutor(1) as pool, no_change(), transaction.atomic():
         assert Enrollment.objects.exists()
-        deleting = pool.submit(in_its_own_connection(lambda: delete_alone(enrollment)))
+        deleting = pool.submit(own_connection(lambda: delete_alone(enrollment)))
         with pytest.raises(OperationalError, match="lock timeout"):
             deleting.result(60)
 
@@ -202,8 +178,8 @@ def test_who_would_point_at_it_waits_for_who_deletes() -> None:
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             delete_alone(gone)
-            queuing = pool.submit(in_its_own_connection(lambda: enqueue(gone, stays)))
-            wait_until("the command waits", lambda: waits("AccessShareLock"))
+            queuing = pool.submit(own_connection(lambda: enqueue(gone, stays)))
+            wait_until("the command waits", lambda: somebody_waits_for(PARENTS, "AccessShareLock"))
         done = queuing.result(30)
     assert (done.queued, [skipped.reason for skipped in done.skipped]) == (1, [UNKNOWN_TARGET])
     assert list(CommandDelivery.objects.values_list("enrollment_id", flat=True)) == [stays.pk]
@@ -221,11 +197,4 @@ def test_who_would_point_at_it_waits_for_who_deletes() -> None:
 )
 def test_such_rows_are_made_by_nobody_who_has_not_read_the_enrollment(what: str, by: set[str]) -> None:
     """All of these read, lock or insert the enrollment in the same transaction or statement."""
-    makers = set()
-    for path in ROOT.glob("[a-z]*/**/*.py"):
-        where = path.relative_to(ROOT).as_posix()
-        if where.split("/")[0] in {"tests", "bench", "tools"} or "/migrations/" in where:
-            continue
-        if re.search(MAKES[what], path.read_text()):
-            makers.add(where)
-    assert makers == by
+    assert modules_with(MAKES[what]) == by

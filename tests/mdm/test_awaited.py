@@ -28,7 +28,8 @@ from push.models import PushRequest
 from tests.mdm.support import assert_rejected, enrollment_of
 from tests.mdm.test_connect import enqueue, quiet
 from tests.mdm.test_cost import captured
-from tests.mdm.test_parallel import answer_and_close, enrolled, somebody_waits_for_a_row
+from tests.mdm.test_parallel import answer_and_close, enrolled
+from tests.support.concurrency import somebody_waits
 from tests.support.devices import Device, command_uuid, make_device
 from tests.support.processes import wait_until
 from tests.support.snapshot import no_change
@@ -393,7 +394,7 @@ def test_a_device_that_is_unenrolled_in_this_moment() -> None:
     with transaction.atomic():
         Enrollment.objects.filter(pk=enrollment.pk).update(state=EnrollmentState.CHECKED_OUT)
         answering.start()
-        wait_until("the answer waits for the enrollment", somebody_waits_for_a_row)
+        wait_until("the answer waits for the enrollment", somebody_waits)
     answering.join()
     assert not CommandResult.objects.exists()
     assert list(Refusal.objects.values_list("reason", flat=True)) == ["enrollment ended: CHECKED_OUT"]

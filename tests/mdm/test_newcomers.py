@@ -38,7 +38,7 @@ from pki.models import (
 )
 from push.models import PushCertificate, PushRequest
 from tests.mdm.support import assert_rejected, enrollment_of
-from tests.mdm.test_parallel import somebody_waits_for_a_row
+from tests.support.concurrency import somebody_waits
 from tests.support.device_door import Answer
 from tests.support.devices import TOPIC, Device, device_key, make_device, make_issuer
 from tests.support.everything import Rows, everything
@@ -486,7 +486,7 @@ def while_undecided(first: Callable[[], Any], second: Callable[[], Answer]) -> A
     with transaction.atomic():
         first()
         thread.start()
-        wait_until("the second waits for the first", somebody_waits_for_a_row)
+        wait_until("the second waits for the first", somebody_waits)
     thread.join()
     return answers[0]
 

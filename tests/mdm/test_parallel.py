@@ -18,6 +18,7 @@ from devices.models import Enrollment, Identity
 from push import outbox
 from push.models import PushRequest, PushState
 from tests.mdm.support import enrollment_of
+from tests.support.concurrency import somebody_waits
 from tests.support.device_door import Answer
 from tests.support.devices import Device, command_uuid, make_device, make_issuer
 from tests.support.processes import wait_until
@@ -144,7 +145,7 @@ def test_a_command_that_is_queued_while_an_answer_is_taken_keeps_its_push() -> N
     with transaction.atomic():
         second = enqueue(enrollment)  # holds the row of the push, as yet invisible to others
         answering.start()
-        wait_until("the answer waits for the push", somebody_waits_for_a_row)
+        wait_until("the answer waits for the push", somebody_waits)
     answering.join()
     states = dict(CommandDelivery.objects.values_list("command__uuid", "state"))
     assert (states[first.uuid], states[second.uuid]) == (DeliveryState.ACKNOWLEDGED, DeliveryState.QUEUED)
@@ -166,13 +167,6 @@ def answer_and_close(device: Device, uuid: str) -> None:
         assert device.answer(uuid).status == 200
     finally:
         connection.close()
-
-
-def somebody_waits_for_a_row() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
-        (waits,) = cursor.fetchone()
-    return bool(waits)
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite waits for the disk at every commit")

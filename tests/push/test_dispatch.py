@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
-from django.db import connections as database_connections
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
@@ -23,6 +22,7 @@ from push.core import backoff
 from push.models import PushCertificate, PushCertificateState, PushRequest, PushState
 from tests.push.conftest import ADMIN, TOPIC, MakeEnrollments, import_for
 from tests.support.apns import ApnsStandIn, Authority, Drop, GoAway, Reply, Reset, refusal
+from tests.support.concurrency import own_connection
 
 # Batches are sent by a thread of their own, but no thread of these tests touches the database.
 pytestmark = pytest.mark.django_db
@@ -579,13 +579,11 @@ def test_racing_workers_push_each_device_once(
     request(enrollments, now)
     start = threading.Barrier(4)
 
+    @own_connection
     def work() -> None:
-        try:
-            start.wait(10)
-            while dispatch.dispatch_due(now, 15).claimed or outbox.anything_due(now):
-                pass
-        finally:
-            database_connections.close_all()
+        start.wait(10)
+        while dispatch.dispatch_due(now, 15).claimed or outbox.anything_due(now):
+            pass
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work) for _worker in range(4)]:
@@ -704,11 +702,9 @@ def test_what_becomes_due_is_sent_while_another_push_waits_for_its_answer(
     push_door.script(token_of(first), Reply(delay=3.0))
     request([first], now)
 
+    @own_connection
     def work() -> None:
-        try:
-            dispatch.run()
-        finally:
-            database_connections.close_all()
+        dispatch.run()
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)

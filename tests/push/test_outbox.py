@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from pytest_django import DjangoCaptureOnCommitCallbacks
@@ -22,6 +22,7 @@ from devices.models import Enrollment, EnrollmentState
 from push import outbox, statements, waking
 from push.models import PushRequest, PushState
 from tests.push.conftest import NOW, TOPIC, MakeEnrollments
+from tests.support.concurrency import own_connection, somebody_waits
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.django_db
@@ -314,12 +315,10 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     """Run a function in several threads at once, each with its own connection; errors are raised here."""
     barrier = threading.Barrier(count)
 
+    @own_connection
     def body(number: int) -> None:
-        try:
-            barrier.wait(10)
-            work(number)
-        finally:
-            connections.close_all()
+        barrier.wait(10)
+        work(number)
 
     with ThreadPoolExecutor(count) as pool:
         for done in [pool.submit(body, number) for number in range(count)]:
@@ -386,11 +385,9 @@ def test_a_command_queued_while_the_device_connects_is_not_forgotten(
     (enrollment,) = make_enrollments()
     make_row(enrollment, state=state)
 
+    @own_connection
     def enqueue() -> None:
-        try:
-            outbox.request_push([enrollment.pk], now=NOW + MINUTE)
-        finally:
-            connections.close_all()
+        outbox.request_push([enrollment.pk], now=NOW + MINUTE)
 
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
@@ -457,17 +454,15 @@ def test_a_device_that_connects_in_the_moment_of_settling_wins(
     outbox.request_push([enrollment.pk, other.pk], now=NOW)
     claim = outbox.claim(NOW, 10)
 
+    @own_connection
     def settle() -> int:
-        try:
-            return outbox.settle(claim.owner, [settlement(row) for row in claim.rows], now=NOW)
-        finally:
-            connections.close_all()
+        return outbox.settle(claim.owner, [settlement(row) for row in claim.rows], now=NOW)
 
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             outbox.connected(enrollment.pk, more=False, now=NOW)
             running = pool.submit(settle)
-            wait_until("the settlement waits", _somebody_waits)
+            wait_until("the settlement waits", somebody_waits)
             transaction.set_rollback(not leaves)
         assert running.result(30) == (1 if leaves else 2)
     assert row_of(enrollment).state == (PushState.IDLE if leaves else PushState.DUE)
@@ -480,21 +475,13 @@ def test_a_claim_passes_over_what_somebody_else_is_changing(make_enrollments: Ma
     enrollment, other = make_enrollments(2)
     outbox.request_push([enrollment.pk, other.pk], now=NOW)
 
+    @own_connection
     def claim() -> list[int]:
-        try:
-            return [row.pk for row in outbox.claim(NOW, 10).rows]
-        finally:
-            connections.close_all()
+        return [row.pk for row in outbox.claim(NOW, 10).rows]
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
         outbox.connected(enrollment.pk, more=True, now=NOW)
         assert pool.submit(claim).result(30) == [other.pk]
-
-
-def _somebody_waits() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
-        return bool(cursor.fetchone()[0])
 
 
 def test_a_token_that_came_meanwhile_is_not_killed_but_used(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from django.db import connection
 from django.db.models import ProtectedError
@@ -14,8 +12,8 @@ from scep.models import ScepService, Transaction
 from tests.scep.asking import enrol
 from tests.scep.conftest import Mint
 from tests.scep.support import Door
-from tests.support.server import ROOT
 from tests.support.snapshot import no_change
+from tests.support.sources import modules_with
 
 pytestmark = pytest.mark.django_db
 
@@ -42,19 +40,12 @@ def test_only_what_may_be_deleted_is_checked_by_the_database() -> None:
 
 def test_nobody_deletes_them() -> None:
     """No line of ours deletes an issuer, a key, a service or a certificate, and no page offers it."""
-    deletes = re.compile(
+    deletes = (
         r"\b(Issuer|IssuerKey|ScepService|Certificate)\.(objects|_base_manager)\b[^\n]*\.(delete|_raw_delete)\("
         r"|DELETE FROM (\{(Issuer|IssuerKey|ScepService|Certificate)\b|pki_|scep_)"
         r"|\b(issuer|issuer_key|service|certificate)\.delete\("
     )
-    found = set()
-    for path in ROOT.glob("[a-z]*/**/*.py"):
-        where = path.relative_to(ROOT).as_posix()
-        if where.split("/")[0] in {"tests", "bench", "tools"} or "/migrations/" in where:
-            continue
-        if deletes.search(path.read_text()):
-            found.add(where)
-    assert found == set()
+    assert modules_with(deletes) == set()
 
 
 def test_the_models_refuse_to_delete_them(
